@@ -1,0 +1,249 @@
+"""The command line: `sharpeye run` and `sharpeye demo`."""
+
+import json
+import logging
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from engine.config import BUDGETS, RunConfig
+from engine.errors import InputError
+
+DEFAULT_WORKSPACE = "~/.sharpeye"
+DEFAULT_METHODS = "fvm,fvm_normalized,fvm_posterior,val_loss,val_loss_posterior,margin"
+DEMO_METHODS = "fvm,vm,fvm_normalized,fvm_posterior,val_loss,val_loss_posterior,margin"
+
+
+class InputErrorsExit2(click.Group):
+    """A group whose commands end with one clear line and exit code 2 on bad input."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"sharpeye: {error}", err=True)
+            ctx.exit(2)
+
+
+def _defaults_from_toml(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
+    """Use a TOML file's keys (option names, with - or _) as the command's defaults."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"--config {path}: {error}") from error
+    known: dict[str, str] = {}
+    for parameter in ctx.command.params:
+        for spelling in (parameter.name, *parameter.opts):
+            known[str(spelling).lstrip("-").replace("-", "_")] = str(parameter.name)
+    defaults = {}
+    for key, value in values.items():
+        if key.replace("-", "_") not in known:
+            raise InputError(f"--config {path}: unknown key {key!r}; the keys are the options of `sharpeye {ctx.info_name}`")
+        defaults[known[key.replace("-", "_")]] = ",".join(value) if isinstance(value, list) else value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return path
+
+
+@click.group(cls=InputErrorsExit2, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sharpeye")
+def main() -> None:
+    """Find wrong labels in image-classification training sets.
+
+    \b
+    Examples:
+      sharpeye demo --headless
+      sharpeye run --train photos/ --validation checked/
+      sharpeye run --train train.parquet --label-column noisy --validation share:0.1
+    """
+    logging.basicConfig(level=logging.WARNING, format="sharpeye: %(message)s", stream=sys.stderr)
+
+
+@main.command()
+@click.option(
+    "--config",
+    callback=_defaults_from_toml,
+    is_eager=True,
+    expose_value=False,
+    metavar="FILE",
+    help="TOML file; its keys are these options' names.",
+)
+@click.option(
+    "--train",
+    required=True,
+    metavar="SPEC",
+    help="demo, a folder of class folders, a .csv/.parquet file, or torchvision:NAME[/SPLIT].",
+)
+@click.option(
+    "--validation",
+    metavar="SPEC",
+    help="Clean images: a SPEC, 'split' (the source's split column or folders), or share:0.1. Default: the source's own.",
+)
+@click.option("--label-column", metavar="NAME", help="Column of the given labels.")
+@click.option("--true-label-column", metavar="NAME", help="Column of true labels: only to measure quality, no method reads it.")
+@click.option(
+    "--human-labels",
+    metavar="FILE",
+    help="Official CIFAR-10N/100N .pt beside torchvision:CIFAR10/100; --label-column picks its column.",
+)
+@click.option("--torchvision-root", metavar="DIR", help="Where torchvision keeps its datasets.  [default: ~/.cache/torchvision]")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Use at most N training images, evenly spaced.")
+@click.option(
+    "--image-size",
+    type=click.IntRange(8, 1024),
+    metavar="PX",
+    help="Pixels per side fed to the model.  [default: by model and images]",
+)
+@click.option(
+    "--method",
+    "methods",
+    default=DEFAULT_METHODS,
+    metavar="A,B,…",
+    show_default=True,
+    help="Methods; the first ranks the images.",
+)
+@click.option(
+    "--model",
+    default="small",
+    show_default=True,
+    metavar="NAME",
+    help="small, resnet18, resnet34, resnet50, convnext_tiny, vit_b_16 or timm:NAME.",
+)
+@click.option("--weights", metavar="FILE", help="'pretrained' (download), or a state dict (.safetensors, .pt).")
+@click.option(
+    "--pretrain/--no-pretrain", default=None, help="Pre-train on the given labels.  [default: where there are no weights]"
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["lpf-sgd", "sam", "erm"]),
+    default="lpf-sgd",
+    show_default=True,
+    help="How the validation minimum is reached.",
+)
+@click.option(
+    "--parameters",
+    type=click.Choice(["head", "last-block", "all"]),
+    default="head",
+    show_default=True,
+    help="What the influence is taken over.",
+)
+@click.option(
+    "--curvature",
+    type=click.Choice(["dense", "diagonal", "kfac", "ekfac"]),
+    default="kfac",
+    show_default=True,
+    help="Approximation of the Hessian.",
+)
+@click.option(
+    "--damping",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Relative to the mean eigenvalue.",
+)
+@click.option("--budget", type=click.Choice(BUDGETS), default="standard", show_default=True, help="How long to train.")
+@click.option(
+    "--candidates/--no-candidates", default=True, show_default=True, help="Score every candidate label, or the given label only."
+)
+@click.option(
+    "--mirror/--no-mirror",
+    default=True,
+    show_default=True,
+    help="Whether a mirrored image keeps its label (not so for digits and text).",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--workspace", default=DEFAULT_WORKSPACE, show_default=True, metavar="DIR", help="Where runs are kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON line.")
+def run(workspace: str, as_json: bool, methods: str, **options: Any) -> None:
+    """Rank the training images by influence and suggest labels.
+
+    \b
+    Examples:
+      sharpeye run --train demo
+      sharpeye run --train photos/ --validation checked/ --budget fast
+      sharpeye run --train train.csv --validation share:0.1 --model resnet18 --weights pretrained
+      sharpeye run --config run.toml --seed 1 --json
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
+    if not names:
+        raise InputError("--method: name at least one method")
+    for option in ("train", "validation", "weights", "human_labels", "torchvision_root"):
+        options[option] = _absolute(options[option])
+    _execute(RunConfig(methods=names, **options), workspace, as_json)
+
+
+@main.command()
+@click.option("--headless", is_flag=True, help="Compute and print, without the app.")
+@click.option("--workspace", default=DEFAULT_WORKSPACE, show_default=True, metavar="DIR", help="Where runs are kept.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON line.")
+def demo(headless: bool, workspace: str, device: str, as_json: bool) -> None:
+    """Run the packaged demo: 6,000 Fashion-MNIST images, a fifth of them wrongly labelled.
+
+    \b
+    Example:
+      sharpeye demo --headless
+    """
+    config = RunConfig(train="demo", validation="demo", methods=tuple(DEMO_METHODS.split(",")), budget="fast", device=device)
+    _execute(config, workspace, as_json)
+
+
+def _absolute(spec: str | None) -> str | None:
+    """A path as an absolute one, so that a run is the same from any folder; anything else as it is."""
+    return str(Path(spec).expanduser().resolve()) if spec and Path(spec).expanduser().exists() and spec != "demo" else spec
+
+
+def _execute(config: RunConfig, workspace: str, as_json: bool) -> None:
+    from engine.progress import progress_bars
+    from engine.runs.pipeline import execute
+    from engine.runs.workspace import Workspace
+
+    with progress_bars() as report:
+        result = execute(config, Workspace(Path(workspace).expanduser().resolve()), report)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        _print_result(result)
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"run {result['run']}: {result['n']:,} images, {result['classes']} classes, {result['device']}")
+    columns = {
+        "auc": "AUC",
+        "ap": "AP",
+        "suggestion_accuracy": "suggestion acc.",
+        "relabel_accuracy": "relabel acc.",
+        "score_seconds": "seconds",
+    }
+    table.add_column("method")
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    for name, summary in result["methods"].items():
+        values = [summary[key] for key in columns]
+        *shares, seconds = ["–" if value is None else f"{value:.4f}" for value in values[:-1]] + [f"{values[-1]:.1f}"]
+        table.add_row(name, *shares, seconds)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    share = result["expected_wrong"] / result["n"]
+    console.print(
+        f"expected wrong labels: about {result['expected_wrong']:,.0f} of {result['n']:,} ({share:.1%})", highlight=False
+    )
+    if result["skipped"]:
+        console.print(f"left out: {result['skipped']:,} rows, see skipped.csv beside the scores", highlight=False)
+    console.print(
+        f"ranked by {result['ranked_by']}; {result['seconds']:.0f} s; scores in {result['scores']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

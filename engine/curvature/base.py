@@ -1,0 +1,33 @@
+"""What a curvature offers, and what all of them share."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from torch import Tensor
+
+from engine.curvature.gradients import Gradients
+
+
+class Curvature(Protocol):
+    """Damped curvature of the validation risk, (H + λI), factored once; a sum over layers (block diagonal)."""
+
+    def inverse_quadratic(self, gradients: Gradients) -> Tensor:
+        """gᵀ(H + λI)⁻¹g for every one of the K gradients of B images, shape (K, B)."""
+
+    def inverse_gram(self, gradients: Gradients) -> Tensor:
+        """G(H + λI)⁻¹Gᵀ, G the K gradients of an image as rows; shape (B, K, K)."""
+
+
+GradientBatches = Iterable[tuple[Gradients, int]]
+"""Batches of factored gradients Jᵀv with Σ_k v_k v_kᵀ = Hessian of the loss in the logits, and their number of images."""
+
+
+def squared_norms(whitened: Tensor) -> Tensor:
+    """(K, B, …) -> sums of squares over what follows, (K, B)."""
+    return whitened.flatten(2).square().sum(2)
+
+
+def gram(whitened: Tensor) -> Tensor:
+    """(K, B, …) -> inner products between the K rows of each image, (B, K, K)."""
+    rows = whitened.flatten(2).transpose(0, 1)
+    return rows @ rows.mT

@@ -1,0 +1,69 @@
+"""Decoding of single images: safe, 8-bit RGB, square."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"})
+
+Encoded = bytes | Path | Image.Image
+
+
+class BadImage(Exception):
+    """One image that cannot be used; the message says why, without its name."""
+
+
+def decode(image: Encoded, size: int) -> np.ndarray:
+    """Decode to 8-bit RGB, shorter side scaled to `size`, centre-cropped to a square.
+
+    Args:
+        image: encoded bytes, a path, or an opened PIL image.
+        size: pixels per side.
+
+    Returns:
+        uint8 array of shape (size, size, 3).
+
+    Raises:
+        BadImage: empty, truncated, not an image of an allowed format, or too many pixels.
+    """
+    opened = open_image(image)
+    try:
+        opened.draft("RGB", (2 * size, 2 * size))
+        upright = ImageOps.exif_transpose(opened)
+        if upright.mode.startswith("I;16"):
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        fitted = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise BadImage(f"truncated or corrupt image ({error})") from error
+    return np.asarray(fitted)
+
+
+def open_image(image: Encoded) -> Image.Image:
+    """Read an image's header without decoding its pixels; raises BadImage as `decode` does."""
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, Path):
+        if not image.is_file():
+            raise BadImage("file is missing")
+        if image.stat().st_size == 0:
+            raise BadImage("file is empty (0 bytes)")
+    elif not image:
+        raise BadImage("no image bytes")
+    try:
+        opened = Image.open(image if isinstance(image, Path) else io.BytesIO(image), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BadImage(_too_large()) from error
+    except UnidentifiedImageError as error:
+        raise BadImage(f"not an image of a known format ({', '.join(FORMATS)})") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise BadImage(f"unreadable image ({error})") from error
+    if Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
+        raise BadImage(_too_large())
+    return opened
+
+
+def _too_large() -> str:
+    return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: refused as a possible decompression bomb"

@@ -1,0 +1,36 @@
+"""Quality of scores and suggestions where true labels are known (benchmarks only)."""
+
+import numpy as np
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from engine.influence.base import Scores
+
+Quality = dict[str, float | None]
+
+
+def quality(scores: Scores, labels: np.ndarray, true_labels: np.ndarray | None) -> Quality:
+    """Detection and suggestion quality of one method.
+
+    `auc` and `ap` of the influence as a detector of wrong labels; `suggestion_accuracy`, the share of all images whose
+    suggestion is the true label; `relabel_accuracy`, the same over wrongly labelled images. Images of unknown true
+    label (−1) do not count. None where undefined.
+
+    Args:
+        scores: of the training set.
+        labels: given labels, (N,).
+        true_labels: (N,), −1 where unknown, or None.
+    """
+    result: Quality = dict.fromkeys(("auc", "ap", "suggestion_accuracy", "relabel_accuracy"))
+    if true_labels is None or not (true_labels >= 0).any():
+        return result
+    known = true_labels >= 0
+    wrong = (labels != true_labels)[known]
+    if wrong.any() and not wrong.all():
+        result["auc"] = float(roc_auc_score(wrong, scores.influence[known]))
+        result["ap"] = float(average_precision_score(wrong, scores.influence[known]))
+    if scores.candidates is not None:
+        right = (scores.candidates.best() == true_labels)[known]
+        result["suggestion_accuracy"] = float(right.mean())
+        if wrong.any():
+            result["relabel_accuracy"] = float(right[wrong].mean())
+    return result

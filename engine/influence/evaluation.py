@@ -1,0 +1,137 @@
+"""One pass over images at a validation minimum: features, losses and influence of every candidate label."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.curvature.base import Curvature
+from engine.curvature.fit import HEAD_BATCH, images_a_batch, predict
+from engine.curvature.gradients import Backward, Gradients, head_gradients, select_layers
+from engine.influence.base import Evaluation
+from engine.training.batches import Images, mirror, read_batches
+from engine.training.models import Classifier
+
+MAX_CANDIDATES = 20
+SMALLEST_PROBABILITY = 1e-12
+
+Jacobian = Callable[[Tensor], Gradients]
+
+
+def evaluate(
+    model: Classifier,
+    curvature: Curvature,
+    images: Images,
+    labels: np.ndarray,
+    *,
+    parameters: str,
+    all_candidates: bool,
+    mirrored: bool,
+    device: torch.device,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Score images at θ̃; a pure function of model, curvature and batch, so it may run over any partition of the images.
+
+    Args:
+        model: at the minimum, in eval mode, on `device`.
+        curvature: fitted there, over the same `parameters`.
+        images: uint8, (N, S, S, 3).
+        labels: given labels, (N,).
+        parameters: what the influence is taken over.
+        all_candidates: score every candidate label, not only the given one.
+        mirrored: average each quantity over the image and its mirror image.
+        device: where to compute.
+        report: called with (images done, images in all).
+    """
+    started = time.monotonic()
+    layers = select_layers(model, parameters)
+    class_count = model.head.out_features
+    kinds = min(class_count, MAX_CANDIDATES) + 1 if all_candidates else 1
+    batch_size = HEAD_BATCH if parameters == "head" else images_a_batch(layers, kinds)
+    parts: list[tuple[Tensor, ...]] = []
+    for rows, batch in read_batches(images, np.arange(len(images)), batch_size, device):
+        views = [batch, mirror(batch)] if mirrored else [batch]
+        given = torch.from_numpy(labels[rows]).to(device)
+        seen = [_view(model, layers, view, parameters) for view in views]
+        losses = torch.stack([-p.clamp_min(SMALLEST_PROBABILITY).log() for _, p, _ in seen]).mean(0)
+        classes = candidate_classes(losses, given)
+        influence, leverage = zip(
+            *[view_influence(curvature, jacobian, p, classes if all_candidates else None, given) for _, p, jacobian in seen],
+            strict=True,
+        )
+        features = torch.stack([phi for phi, _, _ in seen]).mean(0)
+        kept = (
+            classes,
+            losses.gather(1, classes),
+            torch.stack(influence).mean(0),
+            torch.stack(leverage).mean(0),
+            features.half(),
+        )
+        parts.append(tuple(t.cpu() for t in kept))
+        report(int(rows[-1]) + 1, len(images))
+    columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+    return Evaluation(
+        classes=columns[0],
+        losses=columns[1],
+        influence=columns[2],
+        leverage=columns[3] if all_candidates else None,
+        features=columns[4],
+        seconds=time.monotonic() - started,
+    )
+
+
+def _view(
+    model: Classifier, layers: dict[str, torch.nn.Module], view: Tensor, parameters: str
+) -> tuple[Tensor, Tensor, Jacobian]:
+    """Features, probabilities, and the map from vectors v (K, B, C) to Jᵀv."""
+    if parameters == "head":
+        features, probabilities = predict(model, view)
+        return features, probabilities, lambda vectors: head_gradients(features, vectors)
+    backward = Backward(model, layers, view)
+    return backward.inputs["head"].float(), backward.logits.detach().float().softmax(1), backward
+
+
+def candidate_classes(losses: Tensor, given: Tensor) -> Tensor:
+    """All C classes; or, of more than MAX_CANDIDATES, the given one and the most probable others, (B, k)."""
+    count = losses.shape[1]
+    if count <= MAX_CANDIDATES:
+        return torch.arange(count, device=losses.device).expand(len(losses), -1)
+    first = losses.scatter(1, given[:, None], -1.0)
+    return first.topk(MAX_CANDIDATES, largest=False).indices
+
+
+def view_influence(
+    curvature: Curvature, jacobian: Jacobian, probabilities: Tensor, classes: Tensor | None, given: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Influence of each candidate label and the leverage tr M(x), from one Gram matrix an image.
+
+    With M = J(H + λI)⁻¹Jᵀ: candidate(c) = (p − e_c)ᵀM(p − e_c) = pᵀMp − 2 e_cᵀMp + M_cc. The rows of M are those of the
+    candidates and, where these are not all classes, of p itself.
+
+    Args:
+        curvature: (H + λI), factored.
+        jacobian: v (K, B, C) -> Jᵀv.
+        probabilities: p, (B, C).
+        classes: candidates, (B, k); None for the given label only.
+        given: given labels, (B,).
+
+    Returns:
+        (B, k) and (B,); for the given label only, (B, 1) and zeros.
+    """
+    identity = torch.eye(probabilities.shape[1], dtype=probabilities.dtype, device=probabilities.device)
+    if classes is None:
+        quadratic = curvature.inverse_quadratic(jacobian((probabilities - identity[given])[None]))
+        return quadratic.T, torch.zeros_like(quadratic[0])
+    chosen = identity[classes].transpose(0, 1)
+    if classes.shape[1] == probabilities.shape[1]:
+        matrix = curvature.inverse_gram(jacobian(chosen))
+        weighted = (matrix @ probabilities[:, :, None])[:, :, 0]
+        squared = (weighted * probabilities).sum(1)
+    else:
+        matrix = curvature.inverse_gram(jacobian(torch.cat([chosen, probabilities[None]])))
+        weighted, squared = matrix[:, :-1, -1], matrix[:, -1, -1]
+        matrix = matrix[:, :-1, :-1]
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    return (squared[:, None] - 2 * weighted + diagonal).clamp_min(0), diagonal.sum(1)

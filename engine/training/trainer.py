@@ -1,0 +1,175 @@
+"""One visible training loop, for both stages: pre-training on given labels, and the walk to a validation minimum."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.files import replacing
+from engine.training.batches import Images, augment, read_batches
+from engine.training.devices import autocast, generator
+from engine.training.models import Classifier
+from engine.training.optimizers import erm_gradient, lpf_gradient, sam_gradient
+
+WARMUP_SHARE = 0.2
+SHUFFLE, AUGMENT, NOISE = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What one stage of training does.
+
+    Attributes:
+        epochs: passes over the images.
+        optimizer: "erm", "sam" or "lpf-sgd".
+        learning_rate: peak of the one-cycle schedule.
+        batch_size: images a step.
+        weight_decay: ℓ2 penalty on weights with two axes or more.
+        momentum: Nesterov momentum.
+        label_smoothing: mass spread evenly over the classes.
+        rho: SAM's radius.
+        sigma: LPF-SGD's relative noise at the end of training (cosine from 0).
+        mirrored: whether mirrored images keep their label.
+        shift: largest random shift, as a share of the side.
+    """
+
+    epochs: int
+    optimizer: str = "erm"
+    learning_rate: float = 0.1
+    batch_size: int = 256
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    label_smoothing: float = 0.0
+    rho: float = 0.05
+    sigma: float = 0.2
+    mirrored: bool = True
+    shift: float = 0.07
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress display needs to know; loss and images_per_second are of the epoch so far."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    loss: float | None
+    images_per_second: float
+    seconds_left: float
+
+
+Report = Callable[[Progress], None]
+
+
+def train(
+    model: Classifier,
+    images: Images,
+    labels: np.ndarray,
+    plan: TrainingPlan,
+    *,
+    stage: str,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path,
+    report: Report,
+) -> None:
+    """Train in place; continue from `checkpoint` where it holds an earlier epoch of the same plan.
+
+    Args:
+        model: on `device`.
+        images: uint8, (N, S, S, 3).
+        labels: int64, (N,).
+        plan: what to do.
+        stage: name for progress.
+        seed: seed of the order of images, of augmentation and of noise.
+        device: where to compute.
+        checkpoint: written after every epoch (safetensors; model, momentum, epoch).
+        report: called after every step.
+    """
+    parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": plan.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=plan.learning_rate,
+        momentum=plan.momentum,
+        nesterov=plan.momentum > 0,
+    )
+    first = _load_checkpoint(checkpoint, model, optimizer, device)
+    targets = torch.tensor(labels, device=device)
+    steps = math.ceil(len(labels) / plan.batch_size)
+    total = plan.epochs * steps
+    started, trained = time.monotonic(), 0
+    model.train()
+    for epoch in range(first, plan.epochs):
+        order = torch.randperm(len(labels), generator=generator(seed, SHUFFLE, epoch)).numpy()
+        augmentation = generator(seed, AUGMENT, epoch)
+        noise = generator(seed, NOISE, epoch, device=device)
+        loss_sum = torch.zeros((), device=device)
+        for step, (rows, batch) in enumerate(read_batches(images, order, plan.batch_size, device)):
+            at = epoch * steps + step
+            for group in optimizer.param_groups:
+                group["lr"] = plan.learning_rate * one_cycle(at / total)
+            batch = augment(batch, augmentation, mirrored=plan.mirrored, shift=round(plan.shift * batch.shape[-1]))
+            wanted = targets[torch.from_numpy(rows).to(device)]
+
+            def closure(batch: Tensor = batch, wanted: Tensor = wanted) -> Tensor:
+                with autocast(device):
+                    logits = model(batch)
+                return functional.cross_entropy(logits.float(), wanted, label_smoothing=plan.label_smoothing)
+
+            optimizer.zero_grad(set_to_none=True)
+            if plan.optimizer == "sam":
+                loss = sam_gradient(model, parameters, closure, plan.rho)
+            elif plan.optimizer == "lpf-sgd":
+                loss = lpf_gradient(parameters, closure, plan.sigma * (1 - math.cos(math.pi * at / total)) / 2, noise)
+            else:
+                loss = erm_gradient(closure)
+            optimizer.step()
+            loss_sum += loss
+            trained += len(rows)
+            rate = trained / (time.monotonic() - started)
+            left = ((plan.epochs - epoch) * len(labels) - (step + 1) * plan.batch_size) / rate
+            epoch_done = epoch + (step + 1) / steps
+            report(Progress(stage, int(epoch_done), plan.epochs, "epoch", float(loss_sum) / (step + 1), rate, max(left, 0.0)))
+        _save_checkpoint(checkpoint, model, optimizer, epoch + 1)
+    model.eval()
+
+
+def one_cycle(progress: float) -> float:
+    """Learning rate factor: linear up over the first fifth of training, linear down to zero after it."""
+    return progress / WARMUP_SHARE if progress < WARMUP_SHARE else (1 - progress) / (1 - WARMUP_SHARE)
+
+
+def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    tensors = {f"model.{key}": value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        if state.get("momentum_buffer") is not None:
+            tensors[f"momentum.{index}"] = state["momentum_buffer"].detach().cpu().contiguous()
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"training": json.dumps({"epoch": epoch})})
+
+
+def _load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
+    if not path.exists():
+        return 0
+    with safe_open(path, "pt", device=str(device)) as file:
+        epoch: int = json.loads(file.metadata()["training"])["epoch"]
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")})
+    momentum = {
+        int(key.removeprefix("momentum.")): {"momentum_buffer": t} for key, t in tensors.items() if key.startswith("momentum.")
+    }
+    optimizer.load_state_dict({"state": momentum, "param_groups": optimizer.state_dict()["param_groups"]})
+    return epoch
