@@ -94,7 +94,7 @@ def main() -> None:
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Use at most N training images, evenly spaced.")
 @click.option(
     "--image-size",
-    type=click.IntRange(8, 1024),
+    type=click.IntRange(16, 1024),
     metavar="PX",
     help="Pixels per side fed to the model.  [default: by model and images]",
 )

@@ -1,6 +1,7 @@
 """Decoding of single images: safe, 8-bit RGB, square."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"})
+
+# Pillow only warns up to twice its limit.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 Encoded = bytes | Path | Image.Image
 
@@ -54,16 +58,11 @@ def open_image(image: Encoded) -> Image.Image:
         raise BadImage("no image bytes")
     try:
         opened = Image.open(image if isinstance(image, Path) else io.BytesIO(image), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise BadImage(_too_large()) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        message = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: refused as a possible decompression bomb"
+        raise BadImage(message) from error
     except UnidentifiedImageError as error:
         raise BadImage(f"not an image of a known format ({', '.join(FORMATS)})") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise BadImage(f"unreadable image ({error})") from error
-    if Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
-        raise BadImage(_too_large())
     return opened
-
-
-def _too_large() -> str:
-    return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: refused as a possible decompression bomb"

@@ -235,16 +235,14 @@ def read_human_labels(path: Path, column: str | None) -> np.ndarray:
     Raises:
         InputError: missing or hostile file, or no such column.
     """
-    import numpy as numpy_module
     import torch
 
-    core = numpy_module._core.multiarray  # type: ignore[attr-defined]
-    dtypes = [type(numpy_module.dtype(code)) for code in ("int64", "int32", "int8", "uint8", "float64")]
+    core = np._core.multiarray  # type: ignore[attr-defined]
+    dtypes = [type(np.dtype(code)) for code in ("int64", "int32", "int8", "uint8", "float64")]
     allowed: list[Any] = [
-        (core._reconstruct, "numpy.core.multiarray._reconstruct"),
-        (core.scalar, "numpy.core.multiarray.scalar"),
-        numpy_module.ndarray,
-        numpy_module.dtype,
+        *((core._reconstruct, f"numpy.{name}.multiarray._reconstruct") for name in ("core", "_core")),
+        np.ndarray,
+        np.dtype,
         *dtypes,
     ]
     if not path.is_file():
@@ -253,7 +251,7 @@ def read_human_labels(path: Path, column: str | None) -> np.ndarray:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a file it does not trust or cannot read
-        reason = str(error).splitlines()[0]
+        reason = next((line for line in str(error).splitlines() if "Unsupported" in line), str(error).splitlines()[0]).strip()
         raise InputError(f"{path}: refused, not a plain file of label arrays ({reason})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a dictionary of label arrays, found {type(content).__name__}")

@@ -43,7 +43,7 @@ class Scale(nn.Module):
 
 def input_size(model: str, natural: int) -> int:
     """Pixels per side that a model is fed, given the images' own largest side."""
-    return min(max(natural, 8), SMALL_LIMIT) if model == "small" else BACKBONE_SIZE
+    return min(max(natural, 16), SMALL_LIMIT) if model == "small" else BACKBONE_SIZE
 
 
 def build_model(name: str, classes: int, weights: str | None, seed: int) -> Classifier:
@@ -78,7 +78,7 @@ def build_model(name: str, classes: int, weights: str | None, seed: int) -> Clas
 
 
 def small_network(classes: int, widths: tuple[int, int, int] = WIDTHS) -> Classifier:
-    """A VGG-like network for images of 8 to 64 pixels, after the fast CIFAR-10 recipes (arXiv 2404.00498).
+    """A VGG-like network for images of 16 to 64 pixels, after the fast CIFAR-10 recipes (arXiv 2404.00498).
 
     A 2×2 convolution (whitened from data before training, see `whiten`), three blocks of
     conv–pool–norm–GELU–conv–norm–GELU, global max pooling, linear head on features / 9.

@@ -1,0 +1,74 @@
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.data.dataset import LabeledImages, ingest
+from engine.data.noise import flip_labels
+from engine.data.sources import SourceOptions, open_source
+from engine.data.splits import by_column, by_share, reconcile, stratified_share
+from engine.errors import InputError
+
+
+def load(root: Path) -> LabeledImages:
+    return ingest(open_source(str(root), SourceOptions()), root.parent / "cache", 16)
+
+
+def test_leakage_is_dropped_and_named(make_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    train, check = make_folder("train", 4, seed=1), make_folder("check", 2, seed=2)
+    (train / "ant" / "copy.png").write_bytes((check / "bee" / "bee-1.png").read_bytes())
+    with caplog.at_level(logging.WARNING):
+        training, validation = reconcile(load(train), load(check))
+    assert "ant/copy.png" in caplog.text
+    assert "ant/copy.png" not in training.ids
+    assert training.skipped.to_dict("records") == [{"id": "ant/copy.png", "reason": "also in the validation split"}]
+    assert len(validation) == 6
+
+
+def test_class_without_validation_images(make_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    training, check = make_folder("train", 3, seed=1), make_folder("check", 2, classes=("ant", "bee"), seed=2)
+    scored, validation = reconcile(load(training), load(check))
+    assert "class 'cat' has no validation image" in caplog.text
+    assert set(scored.labels) == {0, 1}
+    assert len(scored.skipped) == 3
+    assert validation.class_names == ("ant", "bee", "cat")
+
+
+def test_unknown_validation_class(make_folder: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match="label 'dog' is not among the training classes"):
+        reconcile(load(make_folder("train", 2, seed=1)), load(make_folder("check", 2, classes=("ant", "bee", "dog"), seed=2)))
+
+
+def test_one_class_is_no_validation_split(make_folder: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match="at least two classes"):
+        reconcile(load(make_folder("train", 2, seed=1)), load(make_folder("check", 2, classes=("ant",), seed=2)))
+
+
+def test_share_is_stratified_and_disjoint(make_folder: Callable[..., Path]) -> None:
+    training, validation = by_share(load(make_folder("train", 10)), 0.2, seed=3)
+    assert validation.class_counts().tolist() == [2, 2, 2]
+    assert not set(training.ids) & set(validation.ids)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        by_share(training, 1.5, seed=3)
+
+
+def test_split_column_without_validation(make_folder: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match="no image is marked as validation"):
+        by_column(load(make_folder("train", 2)))
+
+
+def test_stratified_share_takes_at_least_one() -> None:
+    labels = np.array([0] * 50 + [1])
+    assert stratified_share(labels, 0.1, 0)[50]
+
+
+def test_flipped_labels_follow_the_matrix() -> None:
+    transition = np.array([[0.7, 0.3, 0.0], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0]])
+    true = np.repeat([0, 1, 2], 20_000)
+    given = flip_labels(true, transition, seed=0)
+    observed = np.stack([np.bincount(given[true == t], minlength=3) / 20_000 for t in range(3)])
+    np.testing.assert_allclose(observed, transition, atol=0.015)
+    with pytest.raises(ValueError, match="distribution"):
+        flip_labels(true, transition * 2, seed=0)
