@@ -90,8 +90,10 @@ def _eigenbases(batches: GradientBatches) -> dict[str, Basis]:
 
 
 def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(matrix)
-    return values.clamp_min(0), vectors
+    # In float32 the eigensolver fails to converge on factors with many nearly equal eigenvalues.
+    wide = (matrix.cpu() if matrix.device.type == "mps" else matrix).double()
+    values, vectors = torch.linalg.eigh(wide)
+    return values.clamp_min(0).to(matrix), vectors.to(matrix)
 
 
 def _corrected(batches: GradientBatches, bases: dict[str, Basis]) -> dict[str, Tensor]:

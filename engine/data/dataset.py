@@ -109,7 +109,8 @@ def natural_size(source: Source, limit: int = 256) -> int:
     sides = []
     for record in islice(source.read(np.arange(min(source.count, limit))), limit):
         try:
-            sides.append(max(open_image(record.image).size))
+            with open_image(record.image) as image:
+                sides.append(max(image.size))
         except BadImage:
             continue
     return max(sides, default=0)

@@ -33,13 +33,13 @@ def decode(image: Encoded, size: int) -> np.ndarray:
     Raises:
         BadImage: empty, truncated, not an image of an allowed format, or too many pixels.
     """
-    opened = open_image(image)
     try:
-        opened.draft("RGB", (2 * size, 2 * size))
-        upright = ImageOps.exif_transpose(opened)
-        if upright.mode.startswith("I;16"):
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        fitted = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+        with open_image(image) as opened:
+            opened.draft("RGB", (2 * size, 2 * size))
+            upright = ImageOps.exif_transpose(opened)
+            if upright.mode.startswith("I;16"):
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            fitted = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise BadImage(f"truncated or corrupt image ({error})") from error
     return np.asarray(fitted)

@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def open_source(spec: str, options: SourceOptions, default_split: str = "train")
     if spec == "demo":
         split = "train" if default_split == "train" else "validation"
         packaged = Path(str(resources.files("engine.data.demo") / f"{split}.parquet"))
-        return image_parquet(packaged, SourceOptions("label", "true_label"))
+        return image_parquet(packaged, replace(options, true_label_column="true_label"))
     if spec.startswith("torchvision:"):
         return torchvision_dataset(spec.removeprefix("torchvision:"), default_split, options)
     path = Path(spec).expanduser().resolve()

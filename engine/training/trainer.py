@@ -108,12 +108,13 @@ def train(
     )
     first = _load_checkpoint(checkpoint, model, optimizer, device)
     targets = torch.tensor(labels, device=device)
-    steps = math.ceil(len(labels) / plan.batch_size)
+    # Whole batches only: batch norm cannot train on a last batch of one image.
+    steps = max(1, len(labels) // plan.batch_size)
     total = plan.epochs * steps
     started, trained = time.monotonic(), 0
     model.train()
     for epoch in range(first, plan.epochs):
-        order = torch.randperm(len(labels), generator=generator(seed, SHUFFLE, epoch)).numpy()
+        order = torch.randperm(len(labels), generator=generator(seed, SHUFFLE, epoch)).numpy()[: steps * plan.batch_size]
         augmentation = generator(seed, AUGMENT, epoch)
         noise = generator(seed, NOISE, epoch, device=device)
         loss_sum = torch.zeros((), device=device)
@@ -140,9 +141,9 @@ def train(
             loss_sum += loss
             trained += len(rows)
             rate = trained / (time.monotonic() - started)
-            left = ((plan.epochs - epoch) * len(labels) - (step + 1) * plan.batch_size) / rate
+            left = (total - at - 1) * plan.batch_size / rate
             epoch_done = epoch + (step + 1) / steps
-            report(Progress(stage, int(epoch_done), plan.epochs, "epoch", float(loss_sum) / (step + 1), rate, max(left, 0.0)))
+            report(Progress(stage, int(epoch_done), plan.epochs, "epoch", float(loss_sum) / (step + 1), rate, left))
         _save_checkpoint(checkpoint, model, optimizer, epoch + 1)
     model.eval()
 

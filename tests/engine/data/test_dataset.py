@@ -34,7 +34,9 @@ def test_no_usable_image_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_no_room_is_said_before_decoding(make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_is_said_before_decoding(
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
     with pytest.raises(InputError, match="lower --image-size or --limit"):
         ingest(open_source(str(make_folder("data", 2)), SourceOptions()), tmp_path / "cache", 16)

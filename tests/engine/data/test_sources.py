@@ -60,7 +60,7 @@ def test_manifest_path_outside_its_root(make_folder: Callable[..., Path], tmp_pa
 def test_link_out_of_a_folder(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = make_folder("data", 1)
     Image.new("RGB", (16, 16)).save(tmp_path / "outside.png")
-    os.symlink(tmp_path / "outside.png", root / "ant" / "link.png")
+    (root / "ant" / "link.png").symlink_to(tmp_path / "outside.png")
     with pytest.raises(InputError, match=r"link\.png: the link leaves"):
         load(root, tmp_path / "cache")
 

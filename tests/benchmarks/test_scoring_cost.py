@@ -1,0 +1,74 @@
+"""Cost of a scoring pass as a multiple of one forward+backward epoch over the same images, same run.
+
+    pytest -m benchmark tests/benchmarks/test_scoring_cost.py -s
+
+Prints a table and writes .benchmarks/scoring_cost.json.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from engine.curvature.fit import fit_curvature
+from engine.influence.evaluation import evaluate
+from engine.training.devices import select_device
+from engine.training.models import small_network
+from engine.training.trainer import TrainingPlan, train
+
+IMAGES = 4096
+CLASSES = 10
+REPEATS = 3
+
+
+def seconds(action: Callable[[], object]) -> float:
+    times = []
+    for _ in range(REPEATS):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        action()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+@pytest.mark.benchmark
+def test_scoring_cost(tmp_path: Path) -> None:
+    device = select_device("auto")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
+    labels = rng.integers(0, CLASSES, IMAGES)
+    model = small_network(CLASSES).to(device, memory_format=torch.channels_last)
+    plan = TrainingPlan(1, batch_size=256)
+    number = iter(range(REPEATS))
+
+    def epoch() -> None:
+        checkpoint = tmp_path / f"{next(number)}"
+        train(model, images, labels, plan, stage="epoch", seed=0, device=device, checkpoint=checkpoint, report=lambda p: None)
+
+    rows = {"forward+backward epoch": seconds(epoch)}
+    model.eval()
+    curvature = fit_curvature(model, "kfac", "head", images[:1000], 1.0, device, seed=0)
+    for mirrored in (False, True):
+        for all_candidates in (False, True):
+            name = f"scores, {'all 10 candidates' if all_candidates else 'given labels'}{', mirrored views' if mirrored else ''}"
+            options = {"parameters": "head", "all_candidates": all_candidates, "mirrored": mirrored, "device": device}
+            rows[name] = seconds(lambda options=options: evaluate(model, curvature, images, labels, **options))
+    epoch_seconds = rows["forward+backward epoch"]
+    ratios = {name: value / epoch_seconds for name, value in rows.items()}
+    table = Table("pass over 4,096 images", "seconds", "ratio")
+    for name, value in rows.items():
+        table.add_row(name, f"{value:.2f}", f"{ratios[name]:.2f}")
+    Console().print(table)
+    target = Path(".benchmarks/scoring_cost.json")
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps({"device": str(device), "images": IMAGES, "seconds": rows, "ratios": ratios}, indent=1))

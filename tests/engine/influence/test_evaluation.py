@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine.curvature.dense import DenseCurvature
+from engine.curvature.fit import fit_curvature, predict
+from engine.curvature.gradients import Backward, fisher_vectors, select_layers
+from engine.curvature.kronecker import KroneckerCurvature
+from engine.errors import InputError
+from engine.influence import evaluation
+from engine.influence.evaluation import candidate_classes, evaluate, view_influence
+from engine.training.batches import mirror, normalize
+from engine.training.models import Classifier, small_network
+from tests.conftest import blob
+from tests.engine.curvature.networks import flat_rows, tiny_images, tiny_network
+
+CPU = torch.device("cpu")
+LABELS = np.arange(12) % 3
+IMAGES = np.stack([blob(int(label), np.random.default_rng(i)) for i, label in enumerate(LABELS)])
+
+
+@pytest.mark.parametrize("parameters", ["head", "all"])
+@pytest.mark.parametrize("corrected", [True, False])
+def test_every_candidate_is_the_influence_of_the_relabelled_image(parameters: str, corrected: bool) -> None:
+    model, images = tiny_network(), tiny_images(6)
+    layers = select_layers(model, parameters)
+
+    def batches():
+        backward = Backward(model, layers, images)
+        yield backward(fisher_vectors(backward.logits.detach().softmax(1))), len(images)
+
+    curvature = KroneckerCurvature(batches, 0.1, corrected) if corrected else DenseCurvature(batches(), 0.1)
+    backward = Backward(model, layers, images)
+    p = backward.logits.detach().softmax(1)
+    classes = torch.arange(3).expand(6, -1)
+    given = torch.tensor([0, 1, 2, 0, 1, 2])
+    influence, leverage = view_influence(curvature, backward, p, classes, given)
+    for label in range(3):
+        alone, _ = view_influence(curvature, backward, p, None, torch.full((6,), label))
+        torch.testing.assert_close(alone[:, 0], influence[:, label])
+        for index, image in enumerate(images):
+            loss = nn.functional.cross_entropy(model(image[None]), torch.tensor([label]))
+            gradient = flat_rows(model, layers, loss)
+            if not corrected:
+                matrix = curvature.matrix + curvature.damping * torch.eye(len(gradient))
+                torch.testing.assert_close(influence[index, label], gradient @ torch.linalg.solve(matrix, gradient))
+    few = torch.tensor([[2, 0]] * 6)
+    some, _ = view_influence(curvature, backward, p, few, given)
+    torch.testing.assert_close(some, influence[:, [2, 0]])
+    assert (leverage > 0).all()
+
+
+def network() -> Classifier:
+    torch.manual_seed(0)
+    return small_network(3, (8, 8, 8)).to(memory_format=torch.channels_last).eval()
+
+
+@pytest.mark.parametrize("parameters", ["head", "last-block", "all"])
+@pytest.mark.parametrize("kind", ["diagonal", "kfac", "ekfac"])
+def test_one_image_at_a_time_gives_the_same_scores(parameters: str, kind: str) -> None:
+    model = network()
+    curvature = fit_curvature(model, kind, parameters, IMAGES, 0.5, CPU, seed=0)
+    options = {"parameters": parameters, "all_candidates": True, "mirrored": True, "device": CPU}
+    together = evaluate(model, curvature, IMAGES, LABELS, **options)
+    for index in range(len(IMAGES)):
+        alone = evaluate(model, curvature, IMAGES[index : index + 1], LABELS[index : index + 1], **options)
+        np.testing.assert_allclose(alone.influence[0], together.influence[index], rtol=0.03, atol=1e-4 * together.influence.max())
+        np.testing.assert_allclose(alone.losses[0], together.losses[index], rtol=0.02)
+    given_only = evaluate(model, curvature, IMAGES, LABELS, **{**options, "all_candidates": False})
+    np.testing.assert_allclose(given_only.influence[:, 0], together.influence[np.arange(12), LABELS], rtol=0.03)
+    assert given_only.leverage is None
+
+
+def test_mirrored_views_are_averaged() -> None:
+    model = network()
+    curvature = fit_curvature(model, "dense", "head", IMAGES, 0.5, CPU, seed=0)
+    options = {"parameters": "head", "all_candidates": True, "device": CPU}
+    flipped = np.ascontiguousarray(IMAGES[:, :, ::-1])
+    assert torch.equal(mirror(normalize(torch.from_numpy(IMAGES))), normalize(torch.from_numpy(flipped)))
+    both = evaluate(model, curvature, IMAGES, LABELS, mirrored=True, **options)
+    views = [evaluate(model, curvature, view, LABELS, mirrored=False, **options) for view in (IMAGES, flipped)]
+    np.testing.assert_allclose(both.influence, (views[0].influence + views[1].influence) / 2, rtol=1e-5)
+    np.testing.assert_allclose(both.losses, (views[0].losses + views[1].losses) / 2, rtol=1e-5)
+
+
+def test_many_classes_keep_the_given_one_and_the_most_probable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "MAX_CANDIDATES", 3)
+    losses = torch.tensor([[5.0, 1.0, 2.0, 0.5, 9.0]])
+    assert set(candidate_classes(losses, torch.tensor([4]))[0].tolist()) == {4, 3, 1}
+    assert set(candidate_classes(losses, torch.tensor([3]))[0].tolist()) == {3, 1, 2}
+
+
+def test_too_large_a_dense_matrix_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--curvature dense: .* too many"):
+        fit_curvature(small_network(3), "dense", "all", IMAGES, 1.0, CPU, seed=0)
+
+
+def test_predictions_are_distributions() -> None:
+    features, probabilities = predict(network(), normalize(torch.from_numpy(IMAGES)))
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(12))
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu() -> None:
+    results = []
+    for device in (CPU, torch.device("cuda")):
+        model = network().to(device)
+        curvature = fit_curvature(model, "kfac", "head", IMAGES, 1.0, device, seed=0)
+        results.append(
+            evaluate(model, curvature, IMAGES, LABELS, parameters="head", all_candidates=True, mirrored=True, device=device)
+        )
+    np.testing.assert_allclose(results[0].influence, results[1].influence, rtol=0.05)

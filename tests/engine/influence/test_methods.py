@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import minimize
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from engine.curvature.dense import DenseCurvature
+from engine.curvature.gradients import fisher_vectors, head_gradients
+from engine.data.noise import flip_labels
+from engine.errors import InputError
+from engine.influence.base import Candidates, Evaluation, ScoringContext
+from engine.influence.baselines import margin, val_loss
+from engine.influence.evaluation import view_influence
+from engine.influence.methods import METHODS, select_methods
+from engine.influence.noise_posterior import noise_posterior
+from engine.influence.validation_minima import influence, normalized_influence
+
+
+def context(losses: np.ndarray, labels: np.ndarray) -> ScoringContext:
+    classes = np.broadcast_to(np.arange(losses.shape[1]), losses.shape)
+    features = np.zeros((len(losses), 1), np.float16)
+    return ScoringContext(labels, losses.shape[1], Evaluation(classes, losses, losses**2, losses.sum(1), features, 0.0))
+
+
+def test_baselines_by_hand() -> None:
+    p = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]])
+    seen = context(-np.log(p), np.array([1, 0]))
+    np.testing.assert_allclose(val_loss(seen).influence, -np.log([0.2, 0.5]))
+    np.testing.assert_allclose(margin(seen).influence, [np.log(0.7 / 0.2), np.log(0.3 / 0.5)])
+    np.testing.assert_allclose(margin(seen).candidates.scores[0], [np.log(0.2 / 0.7), np.log(0.7 / 0.2), np.log(0.7 / 0.1)])
+
+
+def test_influence_reads_the_given_label_and_suggests_the_lowest() -> None:
+    seen = context(np.array([[3.0, 1.0, 2.0], [0.5, 4.0, 1.0]]), np.array([2, 1]))
+    assert influence(seen).influence.tolist() == [4.0, 16.0]
+    assert influence(seen).candidates.best().tolist() == [1, 0]
+    np.testing.assert_allclose(normalized_influence(seen).influence, [4 / 2, 16 / (5.5 / 3)])
+
+
+@given(arrays(np.float64, (8, 4), elements=st.floats(0.0625, 20, width=32)), st.permutations(range(8)), st.permutations(range(4)))
+def test_methods_follow_permutations_of_images_and_classes(losses: np.ndarray, images: list[int], classes: list[int]) -> None:
+    labels = np.arange(8) % 4
+    moved = np.argsort(classes)[labels[images]]
+    for name in ("fvm", "fvm_normalized", "val_loss", "margin"):
+        plain = METHODS[name].score(context(losses, labels)).influence
+        permuted = METHODS[name].score(context(losses[images][:, classes], moved)).influence
+        np.testing.assert_allclose(permuted, plain[images], rtol=1e-6, atol=1e-9)
+
+
+def simulated(transition: np.ndarray, sharpness: float, overconfidence: float) -> tuple[Candidates, np.ndarray, np.ndarray]:
+    """True labels drawn from a known p(t|x), given labels from a known T, and energies −overconfidence · log p."""
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(len(transition), 1 / sharpness), 20_000)
+    true = (rng.random(len(p))[:, None] >= p.cumsum(1)).sum(1).clip(max=len(transition) - 1)
+    classes = np.broadcast_to(np.arange(len(transition)), p.shape)
+    return Candidates(classes, -overconfidence * np.log(p.clip(1e-12))), true, flip_labels(true, transition, seed=1)
+
+
+@pytest.mark.parametrize("overconfidence", [0.5, 1.0, 2.5])
+def test_posterior_recovers_noise_and_temperature(overconfidence: float) -> None:
+    transition = np.array([[0.8, 0.2, 0, 0], [0.1, 0.6, 0.3, 0], [0, 0, 0.9, 0.1], [0.05, 0.05, 0.2, 0.7]])
+    candidates, true, labels = simulated(transition, 8.0, overconfidence)
+    posterior = noise_posterior(candidates, labels, 4)
+    np.testing.assert_allclose(posterior.transition, transition, atol=0.03)
+    assert posterior.temperature == pytest.approx(overconfidence, rel=0.1)
+    wrong = labels != true
+    assert posterior.expected_wrong == pytest.approx(wrong.sum(), rel=0.04)
+    for low in np.arange(0, 1, 0.2):
+        inside = (posterior.wrong >= low) & (posterior.wrong < low + 0.2)
+        assert wrong[inside].mean() == pytest.approx(posterior.wrong[inside].mean(), abs=0.06)
+    by_energy = candidates.of(labels)
+    assert roc_auc_score(wrong, posterior.wrong) > roc_auc_score(wrong, by_energy)
+    assert (posterior.candidates.best() == true).mean() > (candidates.best() == true).mean()
+
+
+def test_posterior_with_few_of_many_classes_agrees_with_all() -> None:
+    transition = np.full((6, 6), 0.04) + np.eye(6) * 0.76
+    candidates, _, labels = simulated(transition, 20.0, 1.0)
+    scores = candidates.scores.copy()
+    np.put_along_axis(scores, labels[:, None], -1.0, axis=1)
+    top = np.argsort(scores, axis=1)[:, :4]
+    few = Candidates(top, np.take_along_axis(candidates.scores, top, 1))
+    whole, part = noise_posterior(candidates, labels, 6), noise_posterior(few, labels, 6)
+    assert part.expected_wrong == pytest.approx(whole.expected_wrong, rel=0.02)
+
+
+def test_influence_ranks_images_as_retraining_does() -> None:
+    """Logistic regression: I(x, y) against what one image changes at the minimum of the validation risk, by retraining.
+
+    To first order in ε, adding ε·ℓ(x, y) moves θ̃ by −ε H⁻¹g and lowers that image's own loss by ε gᵀH⁻¹g.
+    """
+    rng = np.random.default_rng(0)
+    count, dimension, classes, ridge, epsilon = 60, 3, 3, 1e-2, 1e-3
+    inputs = rng.normal(size=(count, dimension))
+    labels = (inputs[:, :2] + rng.normal(scale=0.7, size=(count, 2))).argmax(1)
+    suspects, given_labels = rng.normal(size=(25, dimension)), rng.integers(0, classes, 25)
+
+    def losses(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> torch.Tensor:
+        rows = weights.reshape(classes, dimension + 1)
+        logits = torch.as_tensor(x) @ rows[:, :-1].T + rows[:, -1]
+        return torch.nn.functional.cross_entropy(logits, torch.as_tensor(y), reduction="none")
+
+    def minimum(extra: int | None, start: np.ndarray) -> np.ndarray:
+        def risk(values: np.ndarray) -> tuple[float, np.ndarray]:
+            weights = torch.tensor(values, requires_grad=True)
+            total = losses(weights, inputs, labels).mean() + ridge / 2 * weights.square().sum()
+            if extra is not None:
+                total = total + epsilon * losses(weights, suspects[[extra]], given_labels[[extra]])[0]
+            total.backward()
+            return total.item(), weights.grad.numpy()
+
+        return minimize(risk, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-11, "maxiter": 5000}).x
+
+    base = minimum(None, np.zeros(classes * (dimension + 1)))
+    drops = []
+    for index in range(len(suspects)):
+        moved = minimum(index, base)
+        loss = [losses(torch.tensor(w), suspects[[index]], given_labels[[index]]).item() for w in (base, moved)]
+        drops.append((loss[0] - loss[1]) / epsilon)
+
+    rows = torch.tensor(base).reshape(classes, dimension + 1)
+
+    def head(x: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        features = torch.as_tensor(x)
+        return features, (features @ rows[:, :-1].T + rows[:, -1]).softmax(1)
+
+    features, p = head(inputs)
+    undamped = DenseCurvature([(head_gradients(features, fisher_vectors(p)), count)], 1.0)
+    relative = ridge / float(undamped.matrix.trace() / len(undamped.matrix))
+    curvature = DenseCurvature([(head_gradients(features, fisher_vectors(p)), count)], relative)
+    features, p = head(suspects)
+    scored, _ = view_influence(curvature, lambda v: head_gradients(features, v), p, None, torch.as_tensor(given_labels))
+    np.testing.assert_allclose(scored[:, 0], drops, rtol=0.1)
+    assert spearmanr(scored[:, 0], drops).statistic > 0.99
+
+
+def test_methods_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown; choose from fvm"):
+        select_methods(("fvn",), True, "sam")
+    with pytest.raises(InputError, match="needs candidate scores"):
+        select_methods(("fvm_posterior",), False, "sam")
+    with pytest.raises(InputError, match="needs a flat minimum"):
+        select_methods(("fvm",), True, "erm")

@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.training.batches import augment, normalize, read_batches
+from engine.training.models import Classifier, small_network
+from engine.training.trainer import Progress, TrainingPlan, one_cycle, train
+from tests.conftest import blob
+
+CPU = torch.device("cpu")
+LABELS = np.arange(48) % 3
+IMAGES = np.stack([blob(int(label), np.random.default_rng(i)) for i, label in enumerate(LABELS)])
+
+
+class PowerCut(Exception):
+    pass
+
+
+def network() -> Classifier:
+    torch.manual_seed(0)
+    return small_network(3, (8, 8, 8)).to(memory_format=torch.channels_last)
+
+
+def trained(
+    checkpoint: Path, optimizer: str, stop_in_epoch: int | None = None, epochs: int = 4, device: torch.device = CPU
+) -> Classifier:
+    model = network().to(device)
+
+    def report(progress: Progress) -> None:
+        if progress.done == stop_in_epoch:
+            raise PowerCut
+
+    plan = TrainingPlan(epochs, optimizer=optimizer, batch_size=16)
+    train(model, IMAGES, LABELS, plan, stage="test", seed=5, device=device, checkpoint=checkpoint, report=report)
+    return model
+
+
+@pytest.mark.parametrize("optimizer", ["erm", "sam", "lpf-sgd"])
+def test_resumed_training_ends_where_undisturbed_training_does(tmp_path: Path, optimizer: str) -> None:
+    whole = trained(tmp_path / "whole", optimizer)
+    with pytest.raises(PowerCut):
+        trained(tmp_path / "cut", optimizer, stop_in_epoch=3)
+    assert (tmp_path / "cut").exists()
+    resumed = trained(tmp_path / "cut", optimizer)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    model = trained(tmp_path / "checkpoint", "erm", epochs=15)
+    with torch.inference_mode():
+        predicted = model(normalize(torch.from_numpy(IMAGES))).argmax(1).numpy()
+    assert (predicted == LABELS).mean() > 0.95
+
+
+@pytest.mark.gpu
+def test_training_on_cuda(tmp_path: Path) -> None:
+    model = trained(tmp_path / "checkpoint", "lpf-sgd", epochs=15, device=torch.device("cuda"))
+    with torch.inference_mode():
+        predicted = model(normalize(torch.from_numpy(IMAGES).cuda())).argmax(1).cpu().numpy()
+    assert (predicted == LABELS).mean() > 0.95
+
+
+def test_learning_rate_rises_and_falls_to_zero() -> None:
+    rates = [one_cycle(step / 100) for step in range(101)]
+    assert max(rates) == rates[20] == 1
+    assert rates[0] == rates[100] == 0
+
+
+def test_batches_hold_every_row_once_in_order() -> None:
+    rows = np.array([5, 3, 40, 7, 1])
+    parts = list(read_batches(IMAGES, rows, 2, CPU))
+    assert np.concatenate([part for part, _ in parts]).tolist() == rows.tolist()
+    torch.testing.assert_close(torch.cat([batch for _, batch in parts]), normalize(torch.from_numpy(IMAGES[rows])))
+
+
+def test_augmentation_shifts_whole_images() -> None:
+    images = normalize(torch.from_numpy(IMAGES))
+    unchanged = augment(images, torch.Generator(), mirrored=False, shift=0)
+    assert torch.equal(unchanged, images)
+    shifted = augment(images, torch.Generator().manual_seed(0), mirrored=False, shift=3)
+    for before, after in zip(images, shifted, strict=True):
+        padded = torch.nn.functional.pad(before[None], (3,) * 4, mode="reflect")[0]
+        assert any(torch.equal(padded[:, y : y + 16, x : x + 16], after) for y in range(7) for x in range(7))
