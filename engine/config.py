@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from engine.errors import InputError
 
 BUDGETS = ("fast", "standard", "thorough")
+OPTIMIZERS = ("lpf-sgd", "sam", "erm")
+PARAMETERS = ("head", "last-block", "all")
+CURVATURES = ("kfac", "ekfac", "diagonal", "dense")
 
 
 @dataclass(frozen=True)

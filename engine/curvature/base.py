@@ -7,6 +7,9 @@ from torch import Tensor
 
 from engine.curvature.gradients import Gradients
 
+State = dict[str, Tensor]
+"""A factored curvature as named tensors, for storing it."""
+
 
 class Curvature(Protocol):
     """Damped curvature of the validation risk, (H + λI), factored once; a sum over layers (block diagonal)."""
@@ -16,6 +19,9 @@ class Curvature(Protocol):
 
     def inverse_gram(self, gradients: Gradients) -> Tensor:
         """G(H + λI)⁻¹Gᵀ, G the K gradients of an image as rows; shape (B, K, K)."""
+
+    def state(self) -> State:
+        """What `from_state` of the same class restores it from."""
 
 
 GradientBatches = Iterable[tuple[Gradients, int]]

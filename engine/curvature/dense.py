@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from engine.curvature.base import GradientBatches, gram, squared_norms
+from engine.curvature.base import GradientBatches, State, gram, squared_norms
 from engine.curvature.gradients import Gradients
 
 MAX_ROWS = 13_000
@@ -15,7 +15,11 @@ class DenseCurvature:
     For the softmax head this is the exact Hessian, since its logits are linear in the parameters.
     """
 
-    def __init__(self, batches: GradientBatches, damping: float):
+    def __init__(self, matrix: Tensor, damping: Tensor, factor: Tensor):
+        self.matrix, self.damping, self.factor = matrix, damping, factor
+
+    @classmethod
+    def fit(cls, batches: GradientBatches, damping: float) -> "DenseCurvature":
         matrix: Tensor | None = None
         count = 0
         for gradients, images in batches:
@@ -25,9 +29,15 @@ class DenseCurvature:
             count += images
         assert matrix is not None
         matrix = matrix / count
-        self.matrix = matrix
-        self.damping = damping * matrix.trace() / len(matrix)
-        self.factor = torch.linalg.cholesky(matrix + self.damping * torch.eye(len(matrix)).to(matrix))
+        absolute = damping * matrix.trace() / len(matrix)
+        return cls(matrix, absolute, torch.linalg.cholesky(matrix + absolute * torch.eye(len(matrix)).to(matrix)))
+
+    def state(self) -> State:
+        return {"matrix": self.matrix, "damping": self.damping, "factor": self.factor}
+
+    @classmethod
+    def from_state(cls, state: State) -> "DenseCurvature":
+        return cls(**state)
 
     def _whiten(self, gradients: Gradients) -> Tensor:
         flat = _flat(gradients)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.curvature.base import Curvature
+from engine.curvature.base import Curvature, State
 from engine.curvature.dense import MAX_ROWS, DenseCurvature
 from engine.curvature.diagonal import DiagonalCurvature
 from engine.curvature.gradients import Backward, Gradients, fisher_vectors, head_gradients, parameter_count, select_layers
@@ -16,14 +16,20 @@ from engine.training.batches import Images, read_batches
 from engine.training.devices import autocast, generator
 from engine.training.models import Classifier
 
-CURVATURES = ("dense", "diagonal", "kfac", "ekfac")
 SAMPLED_LABELS = 3
 HEAD_BATCH = 500
 MAX_GRADIENT_FLOATS = 2**26
 
 
 def fit_curvature(
-    model: Classifier, kind: str, parameters: str, images: Images, damping: float, device: torch.device, seed: int
+    model: Classifier,
+    kind: str,
+    parameters: str,
+    images: Images,
+    damping: float,
+    device: torch.device,
+    seed: int,
+    divisor: int = 1,
 ) -> Curvature:
     """Fit the damped curvature of the validation risk at θ̃.
 
@@ -31,12 +37,13 @@ def fit_curvature(
 
     Args:
         model: at the minimum, in eval mode, on `device`.
-        kind: one of CURVATURES.
+        kind: `dense`, `diagonal`, `kfac` or `ekfac`.
         parameters: `head`, `last-block` or `all`.
         images: the validation split, uint8 (N, S, S, 3).
         damping: λ relative to the mean eigenvalue of each block.
         device: where to compute.
         seed: seed of the sampled labels.
+        divisor: batches are this many times smaller than usual, where memory is short.
 
     Raises:
         InputError: `dense` over more than MAX_ROWS parameters.
@@ -51,20 +58,27 @@ def fit_curvature(
     def batches() -> Iterator[tuple[Gradients, int]]:
         rows = np.arange(len(images))
         if parameters == "head":
-            for _, batch in read_batches(images, rows, HEAD_BATCH, device):
+            for _, batch in read_batches(images, rows, max(1, HEAD_BATCH // divisor), device):
                 features, probabilities = predict(model, batch)
                 yield head_gradients(features, fisher_vectors(probabilities)), len(batch)
             return
         labels = generator(seed, SAMPLED_LABELS)
-        for _, batch in read_batches(images, rows, images_a_batch(layers, 1), device):
+        for _, batch in read_batches(images, rows, images_a_batch(layers, divisor), device):
             backward = Backward(model, layers, batch)
             yield backward(fisher_vectors(backward.logits.detach().float().softmax(1), labels)), len(batch)
 
     if kind == "dense":
-        return DenseCurvature(batches(), damping)
+        return DenseCurvature.fit(batches(), damping)
     if kind == "diagonal":
-        return DiagonalCurvature(batches(), damping)
-    return KroneckerCurvature(batches, damping, corrected=kind == "ekfac")
+        return DiagonalCurvature.fit(batches(), damping)
+    return KroneckerCurvature.fit(batches, damping, corrected=kind == "ekfac")
+
+
+def restore_curvature(kind: str, state: State) -> Curvature:
+    """A curvature from what its `state` returned."""
+    if kind == "dense":
+        return DenseCurvature.from_state(state)
+    return DiagonalCurvature.from_state(state) if kind == "diagonal" else KroneckerCurvature.from_state(state)
 
 
 @torch.inference_mode()

@@ -11,8 +11,6 @@ from torch.nn import functional
 from engine.training.devices import autocast
 from engine.training.models import Classifier
 
-PARAMETER_CHOICES = ("head", "last-block", "all")
-
 
 @dataclass(frozen=True)
 class LayerGradients:

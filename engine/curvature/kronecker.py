@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.curvature.base import GradientBatches, gram, squared_norms
+from engine.curvature.base import GradientBatches, State, gram, squared_norms
 from engine.curvature.gradients import Gradients, LayerGradients
 
 
@@ -50,20 +50,32 @@ class KroneckerCurvature:
 
     K-FAC: A = E[Σ_p a aᵀ], B = E[Σ_p b bᵀ] / P, Λ = λ_B λ_Aᵀ (Martens & Grosse 2015; Grosse & Martens 2016, eq. 24).
     EK-FAC: the same eigenbasis with Λ = E[(Q_Bᵀ G Q_A)²] (George et al. 2018, eq. 12). λ = damping · mean of a layer's Λ.
-
-    Args:
-        batches: called once for K-FAC and twice for EK-FAC; each call yields the same gradient batches.
-        damping: relative to the mean eigenvalue of each layer.
-        corrected: EK-FAC.
     """
 
-    def __init__(self, batches: Callable[[], GradientBatches], damping: float, corrected: bool):
+    def __init__(self, layers: dict[str, KroneckerLayer]):
+        self.layers = layers
+
+    @classmethod
+    def fit(cls, batches: Callable[[], GradientBatches], damping: float, corrected: bool) -> "KroneckerCurvature":
+        """Fit it.
+
+        Args:
+            batches: called once for K-FAC and twice for EK-FAC; each call yields the same gradient batches.
+            damping: relative to the mean eigenvalue of each layer.
+            corrected: EK-FAC.
+        """
         bases = _eigenbases(batches())
-        eigenvalues = _corrected(batches(), bases) if corrected else {n: torch.outer(b, a) for n, (a, _, b, _) in bases.items()}
-        self.layers = {
-            name: KroneckerLayer(q_a, q_b, 1 / (eigenvalues[name] + damping * eigenvalues[name].mean()))
-            for name, (_, q_a, _, q_b) in bases.items()
-        }
+        values = _corrected(batches(), bases) if corrected else {n: torch.outer(b, a) for n, (a, _, b, _) in bases.items()}
+        damped = {name: value + damping * value.mean() for name, value in values.items()}
+        return cls({name: KroneckerLayer(q_a, q_b, 1 / damped[name]) for name, (_, q_a, _, q_b) in bases.items()})
+
+    def state(self) -> State:
+        return {f"{name}:{part}": value for name, layer in self.layers.items() for part, value in vars(layer).items()}
+
+    @classmethod
+    def from_state(cls, state: State) -> "KroneckerCurvature":
+        names = dict.fromkeys(key.rpartition(":")[0] for key in state)
+        return cls({n: KroneckerLayer(state[f"{n}:inputs"], state[f"{n}:outputs"], state[f"{n}:inverse"]) for n in names})
 
     def inverse_quadratic(self, gradients: Gradients) -> Tensor:
         return torch.stack([self.layers[name].inverse_quadratic(layer) for name, layer in gradients.items()]).sum(0)

@@ -13,13 +13,36 @@ from engine.errors import InputError
 SHARE = "share:"
 
 
+def open_sources(config: RunConfig) -> tuple[Source, Source | None]:
+    """The training source, and the validation split's own where it has one. Cheap: nothing is decoded.
+
+    Raises:
+        InputError: one of them is not there or cannot be read.
+    """
+    options = SourceOptions(config.label_column, config.true_label_column, config.human_labels, config.torchvision_root)
+    training = open_source(config.train, options)
+    if config.validation == "split" or (config.validation or "").startswith(SHARE):
+        return training, None
+    if config.validation is None and training.has_splits:
+        return training, None
+    validation = config.validation or _own_validation(config.train)
+    own = validation == config.train or validation.startswith("torchvision:")
+    columns = options if own and validation != "demo" else SourceOptions(torchvision_root=config.torchvision_root)
+    return training, open_source(validation, replace(columns, human_labels=None), default_split="validation")
+
+
 def load_splits(
-    config: RunConfig, cache: Path, input_size: Callable[[int], int], report: Callable[[int, int], None]
+    config: RunConfig,
+    sources: tuple[Source, Source | None],
+    cache: Path,
+    input_size: Callable[[int], int],
+    report: Callable[[int, int], None],
 ) -> tuple[LabeledImages, LabeledImages]:
     """Training set and validation split of a run, reconciled (see `reconcile`).
 
     Args:
-        config: names the sources.
+        config: of the run.
+        sources: from `open_sources`.
         cache: folder of decoded datasets.
         input_size: the images' own largest side -> pixels per side to decode to.
         report: called with (images decoded, images in all).
@@ -27,23 +50,18 @@ def load_splits(
     Raises:
         InputError: whatever is wrong with the sources.
     """
-    options = SourceOptions(config.label_column, config.true_label_column, config.human_labels, config.torchvision_root)
-    source = open_source(config.train, options)
+    source, validation = sources
     size = config.image_size or input_size(natural_size(source))
     training = ingest(source, cache, size, config.limit, report)
-    share = (config.validation or "").removeprefix(SHARE)
+    if validation is not None:
+        return reconcile(training, ingest(validation, cache, size, None, report))
     if config.validation and config.validation.startswith(SHARE):
+        share = config.validation.removeprefix(SHARE)
         try:
             return reconcile(*by_share(training, float(share), config.seed))
         except ValueError as error:
             raise InputError(f"--validation {config.validation}: expected a number, such as share:0.1") from error
-    if config.validation == "split" or (config.validation is None and (training.splits == "validation").any()):
-        return reconcile(*by_column(training))
-    validation = config.validation or _own_validation(config.train)
-    own = validation == config.train or validation == "demo" or validation.startswith("torchvision:")
-    columns = options if own and validation != "demo" else SourceOptions(torchvision_root=config.torchvision_root)
-    opened: Source = open_source(validation, replace(columns, human_labels=None), default_split="validation")
-    return reconcile(training, ingest(opened, cache, size, None, report))
+    return reconcile(*by_column(training))
 
 
 def _own_validation(train: str) -> str:

@@ -45,6 +45,7 @@ class Source:
         class_names: declared class names, or None where the labels themselves name the classes.
         read: row numbers, ascending -> the records of those rows, in that order.
         stamp: JSON-able state of the files behind it; changes when they change.
+        has_splits: whether it marks rows as training or validation.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Source:
     class_names: tuple[str, ...] | None
     read: Callable[[np.ndarray], Iterator[Record]]
     stamp: object
+    has_splits: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def class_folders(root: Path) -> Source:
             yield Record(file.relative_to(root).as_posix(), file, label, split=split)
 
     stamp = [(str(file.relative_to(root)), *_file_stamp(file)) for file, _, _ in entries]
-    return Source(str(root), len(entries), tuple(sorted({label for _, label, _ in entries})), read, stamp)
+    return Source(str(root), len(entries), tuple(sorted({label for _, label, _ in entries})), read, stamp, by_split)
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -148,7 +150,7 @@ def manifest(path: Path, table: pd.DataFrame, options: SourceOptions) -> Source:
             yield Record(name, file, labels.iloc[row], true_labels.iloc[row], splits.iloc[row])
 
     stamp = [*_file_stamp(path), label_column, true_column]
-    return Source(str(path), len(table), None, read, stamp)
+    return Source(str(path), len(table), None, read, stamp, "split" in columns)
 
 
 def image_parquet(path: Path, options: SourceOptions) -> Source:
@@ -182,7 +184,7 @@ def image_parquet(path: Path, options: SourceOptions) -> Source:
             start += size
 
     stamp = [*_file_stamp(path), label_column, true_column]
-    return Source(str(path), count, _hugging_face_names(schema, label_column), read, stamp)
+    return Source(str(path), count, _hugging_face_names(schema, label_column), read, stamp, split_column is not None)
 
 
 def torchvision_dataset(name: str, default_split: str, options: SourceOptions) -> Source:

@@ -31,6 +31,7 @@ def evaluate(
     mirrored: bool,
     device: torch.device,
     report: Callable[[int, int], None] = lambda done, total: None,
+    divisor: int = 1,
 ) -> Evaluation:
     """Score images at θ̃; a pure function of model, curvature and batch, so it may run over any partition of the images.
 
@@ -44,12 +45,13 @@ def evaluate(
         mirrored: average each quantity over the image and its mirror image.
         device: where to compute.
         report: called with (images done, images in all).
+        divisor: batches are this many times smaller than usual, where memory is short.
     """
     started = time.monotonic()
     layers = select_layers(model, parameters)
     class_count = model.head.out_features
     kinds = min(class_count, MAX_CANDIDATES) + 1 if all_candidates else 1
-    batch_size = HEAD_BATCH if parameters == "head" else images_a_batch(layers, kinds)
+    batch_size = max(1, HEAD_BATCH // divisor) if parameters == "head" else images_a_batch(layers, kinds * divisor)
     parts: list[tuple[Tensor, ...]] = []
     for rows, batch in read_batches(images, np.arange(len(images)), batch_size, device):
         views = [batch, mirror(batch)] if mirrored else [batch]

@@ -6,20 +6,21 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch_file
+from safetensors.torch import save_file as save_torch_file
 
 from engine.config import RunConfig, digest
-from engine.curvature.fit import CURVATURES, fit_curvature
-from engine.curvature.gradients import PARAMETER_CHOICES
+from engine.curvature.base import Curvature
+from engine.curvature.fit import fit_curvature, restore_curvature
 from engine.data.dataset import LabeledImages
-from engine.data.load import load_splits
+from engine.data.load import load_splits, open_sources
 from engine.diagnostics.metrics import quality
 from engine.errors import InputError
 from engine.files import replacing
@@ -27,22 +28,52 @@ from engine.influence.base import Evaluation, Scores, ScoringContext
 from engine.influence.evaluation import evaluate
 from engine.influence.methods import loss_posterior, select_methods
 from engine.influence.noise_posterior import NoisePosterior
+from engine.progress import Progress, Report
+from engine.runs.store import RunRow, describe_dataset, store
+from engine.runs.submission import identify
 from engine.runs.workspace import RunFolder, Workspace
 from engine.training.batches import read_batches
 from engine.training.budgets import plans
 from engine.training.devices import select_device
 from engine.training.models import Classifier, build_model, input_size, whiten
-from engine.training.optimizers import OPTIMIZERS
-from engine.training.trainer import Progress, TrainingPlan, train
+from engine.training.trainer import TrainingPlan, train
 
 WHITENING_IMAGES = 2000
 
-Report = Callable[[Progress], None]
+Note = Callable[[str], None]
 Result = dict[str, Any]
+T = TypeVar("T")
 
 
-def execute(config: RunConfig, workspace: Workspace, report: Report = lambda progress: None) -> Result:
+@dataclass(frozen=True)
+class Stage:
+    """What every stage needs to know about its run.
+
+    Attributes:
+        config: of the run.
+        workspace: where artifacts are kept.
+        device: where to compute.
+        report: called as the stage goes on.
+        note: called with what the user should know.
+    """
+
+    config: RunConfig
+    workspace: Workspace
+    device: torch.device
+    report: Report
+    note: Note
+
+
+def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: str, report: Report, note: Note) -> Result:
     """Compute a run, or finish one that was interrupted.
+
+    Args:
+        config: of the run.
+        row: the run in the store.
+        workspace: where it is kept.
+        device_name: where to compute it.
+        report: called as it goes on.
+        note: called with what the user should know.
 
     Returns:
         The run's result, as in result.json.
@@ -51,47 +82,35 @@ def execute(config: RunConfig, workspace: Workspace, report: Report = lambda pro
         InputError: whatever is wrong with the input.
     """
     started = time.monotonic()
+    stage = Stage(config, workspace, select_device(device_name), report, note)
     methods = select_methods(config.methods, config.candidates, config.optimizer)
-    _check_choices(config)
-    device = select_device(config.device)
-    training, validation = load_splits(
-        config, workspace.decoded, lambda natural: input_size(config.model, natural), _image_report("decode", report)
-    )
-    run_id = digest(asdict(config), device.type, training.key(), validation.key())
-    folder = workspace.run(run_id)
-    if folder.result.exists():
-        return dict(json.loads(folder.result.read_text()))
-    _write_text(folder.config, config.to_json())
-    _write_csv(folder.skipped, pd.concat([training.skipped, validation.skipped], ignore_index=True))
-
-    contexts: dict[str, ScoringContext] = {}
+    training, validation = load(stage, row)
+    minima = {}
     for name in sorted({method.minimum for method in methods}):
-        optimizer = "erm" if name == "erm" else config.optimizer
-        model = validation_minimum(config, optimizer, training, validation, workspace, device, report)
-        evaluation = evaluate_minimum(
-            config, model, training, validation, folder.evaluation(name), f"score ({name})", device, report
-        )
-        contexts[name] = ScoringContext(training.labels, len(training.class_names), evaluation)
+        model, key = validation_minimum(stage, "erm" if name == "erm" else config.optimizer, training, validation)
+        evaluation = evaluate_minimum(stage, f"score ({name})", model, key, training, validation)
+        minima[name] = ScoringContext(training.labels, len(training.class_names), evaluation)
 
     scores: dict[str, Scores] = {}
     summaries: dict[str, Result] = {}
     for method in methods:
-        context = contexts[method.minimum]
+        context = minima[method.minimum]
         clock = time.monotonic()
         scores[method.name] = method.score(context)
         seconds = time.monotonic() - clock + context.evaluation.seconds
         measured = quality(scores[method.name], training.labels, training.true_labels)
         summaries[method.name] = {**measured, "score_seconds": round(seconds, 3)}
-    beliefs = loss_posterior(contexts[methods[0].minimum])
+    beliefs = loss_posterior(minima[methods[0].minimum])
+    folder = workspace.run(row.id)
     write_scores(folder, training, scores, beliefs)
-    passes = sum(context.evaluation.seconds for context in contexts.values())
+    passes = sum(context.evaluation.seconds for context in minima.values())
     result: Result = {
-        "run": run_id,
+        "run": row.id,
         "n": len(training),
         "classes": len(training.class_names),
         "seconds": round(time.monotonic() - started, 3),
-        "images_per_second": round(len(training) * len(contexts) / passes, 1),
-        "device": _device_name(device),
+        "images_per_second": round(len(training) * len(minima) / passes, 1),
+        "device": _device_name(stage.device),
         "peak_memory_mb": _peak_memory_mb(),
         "expected_wrong": round(beliefs.expected_wrong, 1),
         "ranked_by": methods[0].name,
@@ -99,41 +118,137 @@ def execute(config: RunConfig, workspace: Workspace, report: Report = lambda pro
         "methods": summaries,
         "scores": str(folder.scores),
     }
-    _write_text(folder.result, json.dumps(result, indent=1))
+    with replacing(folder.result) as temporary:
+        temporary.write_text(json.dumps(result, indent=1))
     return result
 
 
+def load(stage: Stage, row: RunRow) -> tuple[LabeledImages, LabeledImages]:
+    """Training set and validation split; records what was found and what was left out.
+
+    Raises:
+        InputError: the sources are not what they were when the run was submitted, or cannot be used.
+    """
+    sources = open_sources(stage.config)
+    if identify(stage.config, sources) != (row.id, row.dataset):
+        raise InputError(f"{stage.config.train} or its validation split changed since this run was submitted: submit it again")
+    training, validation = load_splits(
+        stage.config,
+        sources,
+        stage.workspace.decoded,
+        lambda natural: input_size(stage.config.model, natural),
+        _image_report("decode", stage.report),
+    )
+    folder = stage.workspace.run(row.id)
+    with replacing(folder.config) as temporary:
+        temporary.write_text(stage.config.to_json())
+    with replacing(folder.skipped) as temporary:
+        pd.concat([training.skipped, validation.skipped], ignore_index=True).to_csv(temporary, index=False)
+    with store(stage.workspace) as connection:
+        describe_dataset(connection, row.dataset, training.class_names, training.class_counts().tolist())
+    return training, validation
+
+
 def validation_minimum(
-    config: RunConfig,
-    optimizer: str,
-    training: LabeledImages,
-    validation: LabeledImages,
-    workspace: Workspace,
-    device: torch.device,
-    report: Report,
-) -> Classifier:
-    """θ̃: pre-trained on the given labels, then trained on the validation split by `optimizer`; in eval mode."""
+    stage: Stage, optimizer: str, training: LabeledImages, validation: LabeledImages
+) -> tuple[Classifier, str]:
+    """θ̃, in eval mode, and its key: pre-trained on the given labels, then trained on the validation split by `optimizer`."""
+    config, device = stage.config, stage.device
     model = build_model(config.model, len(training.class_names), config.weights, config.seed).to(device)
-    pretraining, minimizing = plans(config.budget, len(training), len(validation), config.mirror, config.weights is not None)
-    minimizing = replace(minimizing, optimizer=optimizer)
-    upstream: list[object] = [config.model, config.weights, config.seed, device.type]
     if config.model == "small" and config.weights is None:
         rows = np.arange(min(len(training), WHITENING_IMAGES))
         whiten(model, next(read_batches(training.images, rows, len(rows), device))[1])
-    stages: list[tuple[str, LabeledImages, TrainingPlan]] = [("minimum", validation, minimizing)]
+    pretraining, minimizing = plans(config.budget, len(training), len(validation), config.mirror, config.weights is not None)
+    steps = [("minimum", validation, replace(minimizing, optimizer=optimizer))]
     if config.pretrain or (config.pretrain is None and config.weights is None):
-        stages.insert(0, ("pretrain", training, pretraining))
-    else:
-        upstream.append(training.key())
-    for stage, images, plan in stages:
-        upstream += [stage, asdict(plan), images.key()]
-        checkpoint = workspace.checkpoint(stage, digest(upstream))
-        name = stage if stage == "pretrain" else f"{stage} ({optimizer})"
+        steps.insert(0, ("pretrain", training, pretraining))
+    upstream: list[object] = [config.model, config.weights, config.seed, device.type, training.key()]
+    for name, images, plan in steps:
+        upstream = _train_stage(stage, name, model, images, plan, upstream)
+    return model.eval(), digest(upstream)
+
+
+def _train_stage(
+    stage: Stage, name: str, model: Classifier, images: LabeledImages, plan: TrainingPlan, upstream: list[object]
+) -> list[object]:
+    """Train in place, or load what an earlier run trained; what identifies the result."""
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+
+    def attempt(divisor: int) -> list[object]:
+        smaller = replace(plan, batch_size=max(2, plan.batch_size // divisor))
+        key = [*upstream, name, asdict(smaller), images.key()]
+        model.load_state_dict(start)
         train(
-            model, images.images, images.labels, plan,
-            stage=name, seed=config.seed, device=device, checkpoint=checkpoint, report=report,
-        )  # fmt: skip
-    return model.eval()
+            model,
+            images.images,
+            images.labels,
+            smaller,
+            stage=name if name == "pretrain" else f"{name} ({plan.optimizer})",
+            seed=stage.config.seed,
+            device=stage.device,
+            checkpoint=stage.workspace.artifact(name, digest(key)),
+            report=stage.report,
+        )
+        return key
+
+    return with_smaller_batches(attempt, stage.note)
+
+
+def evaluate_minimum(
+    stage: Stage, title: str, model: Classifier, key: str, training: LabeledImages, validation: LabeledImages
+) -> Evaluation:
+    """The training set's evaluation at the minimum of that key: its curvature, then the scores; read where they exist."""
+    config = stage.config
+    upstream = [key, config.curvature, config.parameters, config.damping, validation.key()]
+    factored = stage.workspace.artifact("curvature", digest(upstream))
+    if not factored.exists():
+        stage.report(Progress("curvature", 0, 1, "fit", None, 0.0, 0.0))
+
+        def fit(divisor: int) -> Curvature:
+            return fit_curvature(
+                model, config.curvature, config.parameters, validation.images, config.damping, stage.device, config.seed, divisor
+            )
+
+        state = with_smaller_batches(fit, stage.note).state()
+        with replacing(factored) as temporary:
+            save_torch_file({name: value.cpu().contiguous() for name, value in state.items()}, temporary)
+    artifact = stage.workspace.artifact("evaluation", digest(upstream, training.key(), config.candidates, config.mirror))
+    if not artifact.exists():
+        curvature = restore_curvature(config.curvature, load_torch_file(factored, device=str(stage.device)))
+
+        def score(divisor: int) -> Evaluation:
+            return evaluate(
+                model,
+                curvature,
+                training.images,
+                training.labels,
+                parameters=config.parameters,
+                all_candidates=config.candidates,
+                mirrored=config.mirror,
+                device=stage.device,
+                report=_image_report(title, stage.report),
+                divisor=divisor,
+            )
+
+        evaluation = with_smaller_batches(score, stage.note)
+        with replacing(artifact) as temporary:
+            save_file({key: np.asarray(value) for key, value in vars(evaluation).items() if value is not None}, temporary)
+    tensors = load_file(artifact)
+    return Evaluation(**{"leverage": None, **tensors, "seconds": float(tensors["seconds"])})  # type: ignore[arg-type]
+
+
+def with_smaller_batches(action: Callable[[int], T], note: Note) -> T:
+    """Call `action` with a batch divisor of 1; where memory runs out, with 2, 4 and at last 8."""
+    for divisor in (1, 2, 4):
+        try:
+            return action(divisor)
+        except (MemoryError, RuntimeError) as error:
+            if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error)):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        note(f"Memory ran out: the stage was tried again with batches 1/{2 * divisor} of the usual size.")
+    return action(8)
 
 
 def write_scores(folder: RunFolder, training: LabeledImages, scores: dict[str, Scores], beliefs: NoisePosterior) -> None:
@@ -169,54 +284,12 @@ def _named(labels: np.ndarray, images: LabeledImages) -> "pd.Categorical[str]":
     return pd.Categorical.from_codes(labels.tolist(), pd.Index(images.class_names))
 
 
-def evaluate_minimum(
-    config: RunConfig,
-    model: Classifier,
-    training: LabeledImages,
-    validation: LabeledImages,
-    artifact: Path,
-    stage: str,
-    device: torch.device,
-    report: Report,
-) -> Evaluation:
-    """The training set's evaluation at a minimum; read from its artifact where that exists."""
-    if not artifact.exists():
-        curvature = fit_curvature(
-            model, config.curvature, config.parameters, validation.images, config.damping, device, config.seed
-        )
-        evaluation = evaluate(
-            model,
-            curvature,
-            training.images,
-            training.labels,
-            parameters=config.parameters,
-            all_candidates=config.candidates,
-            mirrored=config.mirror,
-            device=device,
-            report=_image_report(stage, report),
-        )
-        with replacing(artifact) as temporary:
-            save_file({key: np.asarray(value) for key, value in vars(evaluation).items() if value is not None}, temporary)
-    tensors = load_file(artifact)
-    return Evaluation(**{"leverage": None, **tensors, "seconds": float(tensors["seconds"])})  # type: ignore[arg-type]
-
-
-def _check_choices(config: RunConfig) -> None:
-    for option, value, choices in (
-        ("--optimizer", config.optimizer, OPTIMIZERS),
-        ("--curvature", config.curvature, CURVATURES),
-        ("--parameters", config.parameters, PARAMETER_CHOICES),
-    ):
-        if value not in choices:
-            raise InputError(f"{option} {value}: choose from {', '.join(choices)}")
-
-
-def _image_report(stage: str, report: Report) -> Callable[[int, int], None]:
+def _image_report(title: str, report: Report) -> Callable[[int, int], None]:
     started = time.monotonic()
 
     def image_report(done: int, total: int) -> None:
         rate = done / max(time.monotonic() - started, 1e-9)
-        report(Progress(stage, done, total, "image", None, rate, (total - done) / max(rate, 1e-9)))
+        report(Progress(title, done, total, "image", None, rate, (total - done) / max(rate, 1e-9)))
 
     return image_report
 
@@ -229,13 +302,3 @@ def _peak_memory_mb() -> float:
     """Peak resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text)
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False)

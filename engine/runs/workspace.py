@@ -3,22 +3,57 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT = "~/.sharpeye"
+import psutil
+
+from engine.errors import InputError
+
+NETWORK_FILE_SYSTEMS = (
+    "nfs",
+    "cifs",
+    "smb",
+    "9p",
+    "afs",
+    "afpfs",
+    "lustre",
+    "gluster",
+    "ceph",
+    "fuse.sshfs",
+    "davfs",
+    "fuse.rclone",
+)
+RESERVE_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder that holds decoded datasets, checkpoints shared between runs, and the runs."""
+    """The folder that holds the store, decoded datasets, checkpoints shared between runs, and the runs."""
 
     root: Path
+
+    @property
+    def database(self) -> Path:
+        return self.root / "workspace.db"
 
     @property
     def decoded(self) -> Path:
         return self.root / "decoded"
 
-    def checkpoint(self, stage: str, key: str) -> Path:
-        """Checkpoint of a training stage; runs with the same configuration up to it share it."""
-        return self.root / "checkpoints" / f"{stage}-{key}.safetensors"
+    @property
+    def supervisor_lock(self) -> Path:
+        return self.root / "supervisor.lock"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.root / "supervisor.log"
+
+    @property
+    def reserve(self) -> Path:
+        """Room kept so that, on a full disk, a run can still be recorded as failed."""
+        return self.root / "reserve"
+
+    def artifact(self, stage: str, key: str) -> Path:
+        """What a stage leaves; runs with the same configuration up to that stage share it."""
+        return self.root / "stages" / f"{stage}-{key}.safetensors"
 
     def run(self, run: str) -> "RunFolder":
         return RunFolder(self.root / "runs" / run)
@@ -35,6 +70,18 @@ class RunFolder:
         return self.root / "config.json"
 
     @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "run.lock"
+
+    @property
     def scores(self) -> Path:
         return self.root / "scores.parquet"
 
@@ -46,5 +93,38 @@ class RunFolder:
     def result(self) -> Path:
         return self.root / "result.json"
 
-    def evaluation(self, minimum: str) -> Path:
-        return self.root / f"evaluation-{minimum}.safetensors"
+
+def open_workspace(folder: str) -> Workspace:
+    """The workspace at `folder`, made where it does not exist.
+
+    Raises:
+        InputError: it cannot be written, or lies on a network file system, where SQLite's write-ahead log is unsafe.
+    """
+    root = Path(folder).expanduser().resolve()
+    kind = _file_system(root)
+    if kind.startswith(NETWORK_FILE_SYSTEMS):
+        raise InputError(
+            f"--workspace {root}: lies on a network file system ({kind}), where the run store is unsafe; use a local disk"
+        )
+    workspace = Workspace(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--workspace {root}: cannot be made ({error.strerror})") from error
+    keep_reserve(workspace)
+    return workspace
+
+
+def keep_reserve(workspace: Workspace) -> None:
+    """Set room aside again where it was given up; quietly not on a full disk."""
+    if not workspace.reserve.exists():
+        try:
+            workspace.reserve.write_bytes(bytes(RESERVE_BYTES))
+        except OSError:
+            workspace.reserve.unlink(missing_ok=True)
+
+
+def _file_system(path: Path) -> str:
+    """File system type of the nearest existing mount point above a path."""
+    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    return next((mounts[str(parent)] for parent in (path, *path.parents) if str(parent) in mounts), "")

@@ -6,9 +6,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-OPTIMIZERS = ("erm", "sam", "lpf-sgd")
-FLAT_OPTIMIZERS = ("sam", "lpf-sgd")
-
 Closure = Callable[[], Tensor]
 
 

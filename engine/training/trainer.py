@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.files import replacing
+from engine.progress import Progress, Report
 from engine.training.batches import Images, augment, read_batches
 from engine.training.devices import autocast, generator
 from engine.training.models import Classifier
@@ -53,22 +53,6 @@ class TrainingPlan:
     sigma: float = 0.2
     mirrored: bool = True
     shift: float = 0.07
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a progress display needs to know; loss and images_per_second are of the epoch so far."""
-
-    stage: str
-    done: int
-    total: int
-    unit: str
-    loss: float | None
-    images_per_second: float
-    seconds_left: float
-
-
-Report = Callable[[Progress], None]
 
 
 def train(

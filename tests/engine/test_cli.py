@@ -41,7 +41,7 @@ def test_a_run_from_folders_to_scores(folders: tuple[Path, Path], tmp_path: Path
     assert (result["n"], result["classes"]) == (60, 3)
     assert list(result["methods"]) == names.split(",")
     assert all(m["auc"] is None and m["suggestion_accuracy"] is None for m in result["methods"].values())
-    assert "pretrain: 1/" in outcome.stderr
+    assert "pretrain: " in outcome.stderr
     scores = pd.read_parquet(result["scores"])
     assert sorted(scores["rank"]) == list(range(1, 61))
     assert (scores.sort_values("rank")["fvm"].diff().dropna() <= 0).all()
@@ -111,9 +111,7 @@ def test_options_from_toml(folders: tuple[Path, Path], tmp_path: Path) -> None:
     assert "unknown key 'trian'" in outcome.stderr
 
 
-def test_damaged_images_are_left_out_and_the_rest_is_scored(
-    folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_images_are_left_out_and_the_rest_is_scored(folders: tuple[Path, Path], tmp_path: Path) -> None:
     train, check = folders
     corrupt = (train / "ant" / "ant-5.png").read_bytes()
     (train / "ant" / "corrupt.png").write_bytes(corrupt[: len(corrupt) // 2])
@@ -124,7 +122,7 @@ def test_damaged_images_are_left_out_and_the_rest_is_scored(
         path.unlink()
     outcome = run(folders, tmp_path / "ws", "--method", "fvm")
     result = result_of(outcome)
-    assert "class 'cat' has no validation image" in caplog.text
+    assert "class 'cat' has no validation image" in outcome.stderr
     skipped = pd.read_csv(Path(result["scores"]).parent / "skipped.csv").set_index("id")["reason"]
     assert "truncated or corrupt" in skipped["ant/corrupt.png"]
     assert "0 bytes" in skipped["ant/empty.png"]

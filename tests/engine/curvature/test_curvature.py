@@ -74,7 +74,7 @@ def test_dense_head_is_the_hessian_of_the_loss(problem) -> None:
     model, _, images = problem
     labels = torch.arange(10) % 3
     features = model.features(images).detach()
-    curvature = DenseCurvature(
+    curvature = DenseCurvature.fit(
         [(head_gradients(features, fisher_vectors(model.head(features).softmax(1).detach())), 10)], DAMPING
     )
 
@@ -100,7 +100,7 @@ def damped_blocks(blocks: list[Tensor]) -> Tensor:
 
 def test_dense_over_all_layers(problem) -> None:
     model, layers, images = problem
-    curvature = DenseCurvature(batches(model, layers, images), DAMPING)
+    curvature = DenseCurvature.fit(batches(model, layers, images), DAMPING)
     matrix = gauss_newton(model, layers, images)
     torch.testing.assert_close(curvature.matrix, matrix)
     check(curvature, damped_blocks([matrix]), gradients_of(model, layers, images)[0])
@@ -116,7 +116,9 @@ def test_diagonal(problem) -> None:
     model, layers, images = problem
     blocks = [block.diagonal().diag() for block in blocks_of(gauss_newton(model, layers, images), layers)]
     check(
-        DiagonalCurvature(batches(model, layers, images), DAMPING), damped_blocks(blocks), gradients_of(model, layers, images)[0]
+        DiagonalCurvature.fit(batches(model, layers, images), DAMPING),
+        damped_blocks(blocks),
+        gradients_of(model, layers, images)[0],
     )
 
 
@@ -138,14 +140,14 @@ def kronecker_factors(model, layers, images: Tensor) -> dict[str, tuple[Tensor, 
 
 def test_kfac(problem) -> None:
     model, layers, images = problem
-    curvature = KroneckerCurvature(lambda: batches(model, layers, images), DAMPING, corrected=False)
+    curvature = KroneckerCurvature.fit(lambda: batches(model, layers, images), DAMPING, corrected=False)
     blocks = [torch.kron(b, a) for a, b in kronecker_factors(model, layers, images).values()]
     check(curvature, damped_blocks(blocks), gradients_of(model, layers, images)[0])
 
 
 def test_ekfac(problem) -> None:
     model, layers, images = problem
-    curvature = KroneckerCurvature(lambda: batches(model, layers, images), DAMPING, corrected=True)
+    curvature = KroneckerCurvature.fit(lambda: batches(model, layers, images), DAMPING, corrected=True)
     factors = kronecker_factors(model, layers, images)
     blocks = []
     for block, (a, b) in zip(blocks_of(gauss_newton(model, layers, images), layers), factors.values(), strict=True):
@@ -157,7 +159,7 @@ def test_ekfac(problem) -> None:
 @pytest.mark.parametrize("kinds", [1, 40])
 def test_both_orders_of_rotation_agree(problem, kinds: int) -> None:
     model, layers, images = problem
-    curvature = KroneckerCurvature(lambda: batches(model, layers, images), DAMPING, corrected=True)
+    curvature = KroneckerCurvature.fit(lambda: batches(model, layers, images), DAMPING, corrected=True)
     gradients, _ = gradients_of(model, layers, images, kinds)
     for name, layer in curvature.layers.items():
         expected = torch.einsum("oq,kboi,ij->kbqj", layer.outputs, gradients[name].dense(), layer.inputs)
@@ -172,7 +174,7 @@ def test_matrix_products_of_curvlinops_agree(problem) -> None:
     data = [(images, torch.arange(10) % 3)]
     operator = GGNLinearOperator(model, nn.CrossEntropyLoss(), parameters, data)
     vector = torch.randn(sum(p.numel() for p in parameters), dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-    ours = DenseCurvature(batches(model, layers, images), DAMPING).matrix
+    ours = DenseCurvature.fit(batches(model, layers, images), DAMPING).matrix
     order = []
     start = 0
     for layer in layers.values():

@@ -30,7 +30,7 @@ def test_every_candidate_is_the_influence_of_the_relabelled_image(parameters: st
         backward = Backward(model, layers, images)
         yield backward(fisher_vectors(backward.logits.detach().softmax(1))), len(images)
 
-    curvature = KroneckerCurvature(batches, 0.1, corrected) if corrected else DenseCurvature(batches(), 0.1)
+    curvature = KroneckerCurvature.fit(batches, 0.1, corrected) if corrected else DenseCurvature.fit(batches(), 0.1)
     backward = Backward(model, layers, images)
     p = backward.logits.detach().softmax(1)
     classes = torch.arange(3).expand(6, -1)

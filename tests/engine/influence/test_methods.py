@@ -129,9 +129,9 @@ def test_influence_ranks_images_as_retraining_does() -> None:
         return features, (features @ rows[:, :-1].T + rows[:, -1]).softmax(1)
 
     features, p = head(inputs)
-    undamped = DenseCurvature([(head_gradients(features, fisher_vectors(p)), count)], 1.0)
+    undamped = DenseCurvature.fit([(head_gradients(features, fisher_vectors(p)), count)], 1.0)
     relative = ridge / float(undamped.matrix.trace() / len(undamped.matrix))
-    curvature = DenseCurvature([(head_gradients(features, fisher_vectors(p)), count)], relative)
+    curvature = DenseCurvature.fit([(head_gradients(features, fisher_vectors(p)), count)], relative)
     features, p = head(suspects)
     scored, _ = view_influence(curvature, lambda v: head_gradients(features, v), p, None, torch.as_tensor(given_labels))
     np.testing.assert_allclose(scored[:, 0], drops, rtol=0.1)

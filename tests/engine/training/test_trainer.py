@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from engine.progress import Progress
 from engine.training.batches import augment, normalize, read_batches
 from engine.training.models import Classifier, small_network
-from engine.training.trainer import Progress, TrainingPlan, one_cycle, train
+from engine.training.trainer import TrainingPlan, one_cycle, train
 from tests.conftest import blob
 
 CPU = torch.device("cpu")

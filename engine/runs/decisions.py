@@ -1,0 +1,182 @@
+"""A person's decisions: an append-only log of actions, folded into the current state.
+
+An action decides one image or many at once. Undo and redo are actions too, which target an earlier one; nothing is ever
+changed or removed.
+"""
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from engine.errors import InputError
+from engine.runs.store import transaction
+
+VERDICTS = ("accept", "reject", "relabel", "skip")
+
+# An action holds unless the last undo or redo that targets it is an undo.
+_HOLDS = "coalesce((SELECT kind FROM actions u WHERE u.target = a.seq ORDER BY u.seq DESC LIMIT 1), 'redo') = 'redo'"
+
+
+class Conflict(Exception):
+    """Somebody decided on the same image since this tab last looked; `images` names them."""
+
+    def __init__(self, images: list[str]):
+        super().__init__(f"decided elsewhere meanwhile: {', '.join(images[:5])}{' …' if len(images) > 5 else ''}")
+        self.images = images
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is decided of one image.
+
+    Attributes:
+        image: its id.
+        verdict: accept (the suggestion), reject (keep the given label), relabel (another label), or skip.
+        from_label: the given label.
+        to_label: the label it shall have; None for skip.
+    """
+
+    image: str
+    verdict: str
+    from_label: str
+    to_label: str | None
+
+
+def decide(
+    connection: sqlite3.Connection, dataset: str, run: str, who: str, decisions: Sequence[Decision], seen: int | None = None
+) -> int:
+    """Append one action that decides all the images; returns its sequence number.
+
+    Args:
+        connection: the store.
+        dataset: whose images they are.
+        run: whose suggestions were looked at.
+        who: who decides.
+        decisions: at most one an image.
+        seen: sequence number up to which the caller knows the log (see `head`); None does not ask.
+
+    Raises:
+        Conflict: an image was decided on after `seen`; nothing is written.
+    """
+    with transaction(connection):
+        if seen is not None:
+            newer = {
+                image
+                for (image,) in connection.execute(
+                    f"SELECT d.image FROM decisions d JOIN actions a ON a.seq = d.action WHERE a.dataset = ? AND a.seq > ? AND {_HOLDS}",
+                    (dataset, seen),
+                )
+            }
+            clash = [decision.image for decision in decisions if decision.image in newer]
+            if clash:
+                raise Conflict(clash)
+        action = _append(connection, dataset, run, who, "decide", None)
+        connection.executemany(
+            "INSERT INTO decisions (action, image, verdict, from_label, to_label) VALUES (?, ?, ?, ?, ?)",
+            ((action, d.image, d.verdict, d.from_label, d.to_label) for d in decisions),
+        )
+    return action
+
+
+def undo(connection: sqlite3.Connection, dataset: str, who: str) -> int | None:
+    """Take back a person's last action that holds; its number, or None where there is none."""
+    with transaction(connection):
+        found = connection.execute(
+            f"SELECT seq, run FROM actions a WHERE dataset = ? AND who = ? AND kind = 'decide' AND {_HOLDS} ORDER BY seq DESC LIMIT 1",
+            (dataset, who),
+        ).fetchone()
+        if found is None:
+            return None
+        _append(connection, dataset, found[1], who, "undo", found[0])
+    return int(found[0])
+
+
+def redo(connection: sqlite3.Connection, dataset: str, who: str) -> int | None:
+    """Bring back the action that a person undid last, unless they decided something since; its number, or None."""
+    with transaction(connection):
+        found = connection.execute(
+            f"SELECT a.seq, a.run FROM actions a WHERE dataset = ? AND who = ? AND kind = 'decide' AND NOT {_HOLDS} "
+            "ORDER BY (SELECT max(u.seq) FROM actions u WHERE u.target = a.seq) DESC LIMIT 1",
+            (dataset, who),
+        ).fetchone()
+        last = connection.execute(
+            "SELECT max(seq) FROM actions WHERE dataset = ? AND who = ? AND kind = 'decide'", (dataset, who)
+        ).fetchone()[0]
+        if (
+            found is None
+            or connection.execute("SELECT max(seq) < ? FROM actions WHERE target = ?", (last, found[0])).fetchone()[0]
+        ):
+            return None
+        _append(connection, dataset, found[1], who, "redo", found[0])
+    return int(found[0])
+
+
+def head(connection: sqlite3.Connection, dataset: str) -> int:
+    """Sequence number of the last action on a dataset; 0 where there is none."""
+    return int(connection.execute("SELECT coalesce(max(seq), 0) FROM actions WHERE dataset = ?", (dataset,)).fetchone()[0])
+
+
+def current_decisions(connection: sqlite3.Connection, dataset: str) -> pd.DataFrame:
+    """The last decision that holds for each image: columns image, verdict, from_label, to_label, at, who, run."""
+    rows = connection.execute(
+        "SELECT d.image, d.verdict, d.from_label, d.to_label, a.at, a.who, a.run, max(a.seq) FROM decisions d "
+        f"JOIN actions a ON a.seq = d.action WHERE a.dataset = ? AND {_HOLDS} GROUP BY d.image",
+        (dataset,),
+    )
+    columns = ["image", "verdict", "from_label", "to_label", "at", "who", "run", "seq"]
+    return pd.DataFrame(rows.fetchall(), columns=columns).drop(columns="seq")
+
+
+def read_log(connection: sqlite3.Connection, dataset: str) -> pd.DataFrame:
+    """The whole log of a dataset, one row an image and action; undo and redo rows have a target and no image."""
+    columns = ["seq", "at", "who", "run", "kind", "target", "image", "verdict", "from_label", "to_label"]
+    rows = connection.execute(
+        "SELECT a.seq, a.at, a.who, a.run, a.kind, a.target, d.image, d.verdict, d.from_label, d.to_label FROM actions a "
+        "LEFT JOIN decisions d ON d.action = a.seq WHERE a.dataset = ? ORDER BY a.seq, d.image",
+        (dataset,),
+    )
+    log = pd.DataFrame(rows.fetchall(), columns=columns)
+    return log.astype({"target": "Int64"})
+
+
+def write_log(connection: sqlite3.Connection, dataset: str, log: pd.DataFrame) -> int:
+    """Append a log read elsewhere (see `read_log`), renumbered; returns how many actions were added. All or nothing.
+
+    Raises:
+        InputError: a row that is not of a decision log.
+    """
+    numbers: dict[int, int] = {}
+    with transaction(connection):
+        for seq, rows in log.groupby("seq", sort=True):
+            first = rows.iloc[0]
+            target = None if pd.isna(first["target"]) else numbers.get(int(first["target"]))
+            if first["kind"] not in ("decide", "undo", "redo") or (target is None) != (first["kind"] == "decide"):
+                raise InputError(
+                    f"decision log, action {seq}: kind {first['kind']!r} with target {first['target']!r} makes no sense"
+                )
+            if first["kind"] == "decide" and not set(rows["verdict"]) <= set(VERDICTS):
+                raise InputError(f"decision log, action {seq}: verdicts are {', '.join(VERDICTS)}")
+            numbers[int(str(seq))] = action = _append(
+                connection, dataset, str(first["run"]), str(first["who"]), str(first["kind"]), target, float(first["at"])
+            )
+            if first["kind"] == "decide":
+                values = rows[["image", "verdict", "from_label", "to_label"]].astype(object)
+                connection.executemany(
+                    "INSERT INTO decisions (action, image, verdict, from_label, to_label) VALUES (?, ?, ?, ?, ?)",
+                    ((action, *(None if pd.isna(v) else v for v in row)) for row in values.itertuples(index=False)),
+                )
+    return len(numbers)
+
+
+def _append(
+    connection: sqlite3.Connection, dataset: str, run: str, who: str, kind: str, target: int | None, at: float | None = None
+) -> int:
+    cursor = connection.execute(
+        "INSERT INTO actions (at, who, dataset, run, kind, target) VALUES (?, ?, ?, ?, ?, ?)",
+        (time.time() if at is None else at, who, dataset, run, kind, target),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid

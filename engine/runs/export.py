@@ -1,0 +1,104 @@
+"""What leaves the workspace: cleaned labels, a cleaned copy of an image folder, and the decision log."""
+
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from engine.errors import InputError
+from engine.files import replacing, replacing_folder
+from engine.runs.decisions import current_decisions, read_log, write_log
+from engine.runs.store import RunRow, dataset_source
+from engine.runs.workspace import Workspace
+
+LOG_TYPES: dict[str, Any] = {"image": str, "from_label": str, "to_label": str, "who": str, "run": str, "target": "Int64"}
+
+
+def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: RunRow) -> pd.DataFrame:
+    """One row an image of a run: id, given_label, final_label, decision, when.
+
+    Only decisions change a label: an accepted or chosen label is final, every other image keeps the given one.
+
+    Raises:
+        InputError: the run has no scores yet.
+    """
+    path = workspace.run(row.id).scores
+    if not path.exists():
+        raise InputError(f"run {row.id} has no scores yet: it is {row.state}")
+    table = pd.read_parquet(path, columns=["id", "given_label"]).astype(str)
+    made = current_decisions(connection, row.dataset).set_index("image").reindex(table["id"]).reset_index()
+    table["final_label"] = made["to_label"].fillna(table["given_label"])
+    table["decision"] = made["verdict"].fillna("")
+    table["when"] = pd.to_datetime(made["at"], unit="s", utc=True)
+    return table
+
+
+def export(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, target: Path, with_images: bool) -> pd.DataFrame:
+    """Write labels.csv, labels.parquet and decisions.csv to a folder; with images also images/, a cleaned copy.
+
+    Returns:
+        The cleaned labels.
+
+    Raises:
+        InputError: nothing to export, or images of a source that is no folder of class folders.
+    """
+    labels = cleaned_labels(connection, workspace, row)
+    source = Path(dataset_source(connection, row.dataset)[0])
+    if with_images and not source.is_dir():
+        raise InputError(f"{source}: only a folder of class folders can be copied; labels.csv holds the cleaned labels")
+    for name, write in (
+        ("labels.csv", lambda path: labels.to_csv(path, index=False)),
+        ("labels.parquet", lambda path: labels.to_parquet(path, index=False)),
+        ("decisions.csv", lambda path: read_log(connection, row.dataset).to_csv(path, index=False)),
+    ):
+        with replacing(target / name) as temporary:
+            write(temporary)
+    if with_images:
+        copy_images(source, target / "images", labels)
+    return labels
+
+
+def copy_images(source: Path, target: Path, labels: pd.DataFrame) -> None:
+    """Lay every image of a class folder under the folder of its final label: hard links where possible, else copies.
+
+    A split folder above the class folder is kept; a relabelled image whose name is taken there gets its old label into
+    its name.
+
+    Raises:
+        InputError: the target exists.
+    """
+    if target.exists():
+        raise InputError(f"{target}: exists already; remove it, or export to another folder")
+    moved = labels["final_label"] != labels["given_label"]
+    with replacing_folder(target) as temporary:
+        for image, given, final in labels.loc[
+            moved.sort_values(kind="stable").index, ["id", "given_label", "final_label"]
+        ].itertuples(index=False):
+            *split, _, name = Path(image).parts
+            place = temporary.joinpath(*split, final, name)
+            if place.exists():
+                place = place.with_name(f"{place.stem}-was-{given}{place.suffix}")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source / image, place)
+            except OSError:
+                shutil.copy2(source / image, place)
+
+
+def import_log(connection: sqlite3.Connection, row: RunRow, path: Path) -> int:
+    """Append a decisions.csv that `export` wrote to the log of a run's dataset; returns how many actions were added.
+
+    Raises:
+        InputError: the file is missing or no decision log.
+    """
+    try:
+        log = pd.read_csv(path, dtype=LOG_TYPES)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable decision log ({error})") from error
+    missing = {"seq", "at", "who", "run", "kind", "target", "image", "verdict", "from_label", "to_label"} - set(log.columns)
+    if missing:
+        raise InputError(f"{path}: not a decision log, it has no column {', '.join(sorted(missing))}")
+    return write_log(connection, row.dataset, log)

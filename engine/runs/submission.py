@@ -1,0 +1,40 @@
+"""From a configuration to a queued run, without torch: what can be checked at once is checked here."""
+
+import sqlite3
+from dataclasses import asdict
+
+from engine.config import BUDGETS, CURVATURES, OPTIMIZERS, PARAMETERS, RunConfig, digest
+from engine.data.load import open_sources
+from engine.data.sources import Source
+from engine.errors import InputError
+from engine.influence.methods import select_methods
+from engine.runs.store import RunRow, register_dataset, submit
+
+
+def identify(config: RunConfig, sources: tuple[Source, Source | None]) -> tuple[str, str]:
+    """Ids of a run and of its training data; both change when a file of the sources changes."""
+    training, validation = sources
+    dataset = digest(training.name, training.stamp)
+    return digest(asdict(config), dataset, validation and [validation.name, validation.stamp]), dataset
+
+
+def submit_run(connection: sqlite3.Connection, config: RunConfig) -> RunRow:
+    """Check a configuration, register its data and queue the run; the run that exists where it was submitted before.
+
+    Raises:
+        InputError: an option that is unknown or does not fit the others, or a source that cannot be read.
+    """
+    for option, value, choices in (
+        ("--optimizer", config.optimizer, OPTIMIZERS),
+        ("--curvature", config.curvature, CURVATURES),
+        ("--parameters", config.parameters, PARAMETERS),
+        ("--budget", config.budget, BUDGETS),
+    ):
+        if value not in choices:
+            raise InputError(f"{option} {value}: choose from {', '.join(choices)}")
+    select_methods(config.methods, config.candidates, config.optimizer)
+    sources = open_sources(config)
+    run, dataset = identify(config, sources)
+    columns = ("label_column", "true_label_column", "human_labels", "torchvision_root")
+    register_dataset(connection, dataset, config.train, {name: getattr(config, name) for name in columns})
+    return submit(connection, run, config, dataset)

@@ -1,0 +1,146 @@
+"""The supervisor: starts one detached process a run, one run at a time on each device, and notices when one dies.
+
+    python -m engine.runs.supervisor WORKSPACE
+
+There is at most one for a workspace. It exits when nothing has been queued or running for a while.
+"""
+
+import logging
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from engine.config import RunConfig
+from engine.runs import store
+from engine.runs.workspace import Workspace, keep_reserve
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.2
+IDLE_SECONDS = 5.0
+START_SECONDS = 20.0
+KILL_AFTER_SECONDS = 2.0
+DEATHS_ALLOWED = 5
+# Clients hold the lock for a moment to see whether a supervisor is at work.
+LOCK_SECONDS = 1.0
+
+
+def ensure_supervisor(workspace: Workspace) -> None:
+    """Start a detached supervisor unless one is at work."""
+    try:
+        with FileLock(workspace.supervisor_lock, timeout=0):
+            pass
+    except Timeout:
+        return
+    with workspace.supervisor_log.open("ab") as output:
+        command = [sys.executable, "-m", "engine.runs.supervisor", str(workspace.root)]
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+
+
+def supervise(workspace: Workspace, keep_going: Callable[[bool], bool]) -> None:
+    """Work off the queue while `keep_going(busy)` says so; returns at once where another supervisor is at work."""
+    try:
+        with FileLock(workspace.supervisor_lock, timeout=LOCK_SECONDS), store.store(workspace) as connection:
+            children: list[subprocess.Popen[bytes]] = []
+            busy = True
+            while keep_going(busy):
+                children = [child for child in children if child.poll() is None]
+                try:
+                    busy = tick(connection, workspace, children)
+                except (
+                    sqlite3.OperationalError,
+                    OSError,
+                ) as error:  # a full disk, say: what is on disk stays, and room may be made
+                    log.warning("store: %s", error)
+                time.sleep(TICK_SECONDS)
+    except Timeout:
+        return
+
+
+def tick(connection: sqlite3.Connection, workspace: Workspace, children: list[subprocess.Popen[bytes]]) -> bool:
+    """Look after running runs and start queued ones; whether there are any."""
+    for row in store.runs_in(connection, "running"):
+        process = process_of(row)
+        if process is not None:
+            if row.cancel_requested is not None:
+                waited = time.time() - row.cancel_requested
+                process.kill() if waited > KILL_AFTER_SECONDS else process.terminate()
+        elif row.pid is not None or time.time() - (row.heartbeat or 0) > START_SECONDS:
+            store.orphan(connection, row.id, DEATHS_ALLOWED)
+    taken = {row.device for row in store.runs_in(connection, "running")}
+    for row in store.runs_in(connection, "queued"):
+        device = free_device(RunConfig.from_json(row.config).device, taken)
+        if device is not None and store.claim(connection, row.id, device):
+            taken.add(device)
+            keep_reserve(workspace)
+            children.append(start(workspace, row.id, device, connection))
+    return bool(taken) or bool(store.runs_in(connection, "queued"))
+
+
+def start(workspace: Workspace, run: str, device: str, connection: sqlite3.Connection) -> "subprocess.Popen[bytes]":
+    """Start a run's process, detached, its output going to the run's log."""
+    path = workspace.run(run).log
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "engine.runs.worker", str(workspace.root), run, device],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    store.set_process(connection, run, child.pid, psutil.Process(child.pid).create_time())
+    return child
+
+
+def process_of(row: store.RunRow) -> psutil.Process | None:
+    """The living process that computes a run; None where it is gone or its number belongs to another one now."""
+    if row.pid is None or row.pid_started is None:
+        return None
+    try:
+        process = psutil.Process(row.pid)
+        same = abs(process.create_time() - row.pid_started) < 1
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def free_device(wanted: str, taken: set[str | None]) -> str | None:
+    """The device a run would compute on, or None while that is taken; `auto` takes any free GPU where there are some."""
+    gpus = [f"cuda:{number}" for number in range(gpu_count())]
+    if wanted == "auto" and gpus:
+        return next((gpu for gpu in gpus if gpu not in taken), None)
+    device = "cuda:0" if wanted == "cuda" else wanted
+    return None if device in taken or (device in ("auto", "cpu") and taken & {"auto", "cpu"}) else device
+
+
+def gpu_count() -> int:
+    """GPUs that the driver lists; asks the driver's own tool, so that the supervisor holds no GPU memory."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
+
+
+def until_idle() -> Callable[[bool], bool]:
+    """A `keep_going` that ends after IDLE_SECONDS without work."""
+    last = time.monotonic()
+
+    def keep_going(busy: bool) -> bool:
+        nonlocal last
+        if busy:
+            last = time.monotonic()
+        return time.monotonic() - last < IDLE_SECONDS
+
+    return keep_going
+
+
+if __name__ == "__main__":
+    supervise(Workspace(Path(sys.argv[1])), until_idle())

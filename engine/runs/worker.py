@@ -1,0 +1,139 @@
+"""The process that computes one run and then exits, which frees the device.
+
+python -m engine.runs.worker WORKSPACE RUN DEVICE
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import sqlite3
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from engine.config import RunConfig
+from engine.errors import InputError
+from engine.progress import Progress
+from engine.runs import store
+from engine.runs.workspace import RunFolder, Workspace
+
+BEAT_SECONDS = 0.5
+# An earlier process of the same run may still be on its way out.
+LOCK_SECONDS = 10.0
+
+
+def main(workspace: Workspace, run: str, device: str) -> None:
+    """Compute a run and record how it ended; returns at once where another process computes it."""
+    folder = workspace.run(run)
+    folder.root.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.lock, timeout=LOCK_SECONDS), store.store(workspace) as connection:
+            row = store.get_run(connection, run)
+            if row.state == "running":
+                store.set_process(connection, run, psutil.Process().pid, psutil.Process().create_time())
+                compute(connection, workspace, row, device)
+    except Timeout:
+        return
+
+
+def compute(connection: sqlite3.Connection, workspace: Workspace, row: store.RunRow, device: str) -> None:
+    """Run the pipeline with signs of life, and translate what goes wrong into one sentence."""
+    heart = Heart(workspace, row.id)
+    heart.start()
+    try:
+        from engine.runs.pipeline import execute
+
+        result = execute(RunConfig.from_json(row.config), row, workspace, device, heart.report, heart.note)
+        heart.stop()
+        store.finish(connection, row.id, "done", result=result)
+    except BaseException as error:
+        traceback.print_exc()
+        heart.stop()
+        if is_disk_full(error):
+            workspace.reserve.unlink(missing_ok=True)
+        store.finish(connection, row.id, "failed", sentence(error, workspace))
+
+
+def sentence(error: BaseException, workspace: Workspace) -> str:
+    """What went wrong, and what to do, in one sentence."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, InputError):
+        return text
+    if is_disk_full(error):
+        return f"The disk of {workspace.root} is full: make room there, then resume the run."
+    if "CUDA error" in text or "CUDA driver" in text:
+        return f"The GPU was lost ({text}): check it with nvidia-smi, then resume the run."
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return "Memory ran out even with small batches: use a smaller --image-size, --model or --parameters, or free memory and resume."
+    return f"Unexpected {type(error).__name__}: {text}. The run's log has the details."
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that the disk is full."""
+    chain: BaseException | None = error
+    while chain is not None:
+        full_errno = isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full_errno or "No space left on device" in str(chain) or "database or disk is full" in str(chain):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+class Heart(threading.Thread):
+    """Writes the latest progress to the store twice a second, and epochs and stages to events.jsonl."""
+
+    def __init__(self, workspace: Workspace, run: str):
+        super().__init__(daemon=True)
+        self.workspace, self.run_id = workspace, run
+        self.folder: RunFolder = workspace.run(run)
+        self.latest: dict[str, Any] | None = None
+        self.stopping = threading.Event()
+        self.process = psutil.Process()
+
+    def run(self) -> None:
+        with store.store(self.workspace) as connection:
+            while not self.stopping.wait(BEAT_SECONDS):
+                self._beat(connection)
+            self._beat(connection)
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.join()
+
+    def report(self, progress: Progress) -> None:
+        """Take note of progress; cheap enough for every step."""
+        previous = self.latest
+        self.latest = {**asdict(progress), "memory_mb": round(self.process.memory_info().rss / 2**20, 1)}
+        if previous is None or (previous["stage"], previous["done"] if progress.unit == "epoch" else 0) != (
+            progress.stage,
+            progress.done if progress.unit == "epoch" else 0,
+        ):
+            self._event(self.latest)
+
+    def note(self, text: str) -> None:
+        """Tell the user something about this run."""
+        self._event({"note": text})
+        with contextlib.suppress(sqlite3.OperationalError), store.store(self.workspace) as connection:
+            store.add_note(connection, self.run_id, text)
+
+    def _event(self, content: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError), self.folder.events.open("a") as file:
+            file.write(json.dumps({"at": time.time(), **content}) + "\n")
+
+    def _beat(self, connection: sqlite3.Connection) -> None:
+        with contextlib.suppress(sqlite3.OperationalError):  # a full disk must not end a run that may need none
+            store.beat(connection, self.run_id, self.latest)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.addLevelName(logging.WARNING, "warning")
+    main(Workspace(Path(sys.argv[1])), sys.argv[2], sys.argv[3])

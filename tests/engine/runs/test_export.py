@@ -1,0 +1,108 @@
+import io
+import json
+import sqlite3
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from engine.cli import main
+from engine.config import RunConfig
+from engine.runs import store
+from engine.runs.decisions import Decision, current_decisions, decide
+from engine.runs.export import cleaned_labels
+from engine.runs.workspace import Workspace, open_workspace
+
+IMAGES = [("ant", "0.png"), ("ant", "1.png"), ("bee", "0.png"), ("bee", "1.png")]
+
+
+@pytest.fixture
+def reviewed(tmp_path: Path) -> Workspace:
+    """A workspace with a finished run of four images, one of them accepted, one rejected."""
+    for label, name in IMAGES:
+        (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 4), (10 * len(label), 0, 0)).save(buffer, "PNG")
+        (tmp_path / "data" / label / name).write_bytes(buffer.getvalue())
+    workspace = open_workspace(str(tmp_path / "ws"))
+    with store.store(workspace) as connection:
+        store.register_dataset(connection, "d", str(tmp_path / "data"), {})
+        store.submit(connection, "run1", RunConfig("x", None, ("fvm",)), "d")
+        ids = [f"{label}/{name}" for label, name in IMAGES]
+        workspace.run("run1").root.mkdir(parents=True)
+        pd.DataFrame({"id": ids, "given_label": [i.split("/")[0] for i in ids]}).to_parquet(workspace.run("run1").scores)
+        decide(
+            connection,
+            "d",
+            "run1",
+            "me",
+            [Decision("ant/1.png", "accept", "ant", "bee"), Decision("bee/0.png", "reject", "bee", "bee")],
+        )
+    return workspace
+
+
+def sharpeye(*arguments: object) -> dict[str, object]:
+    outcome = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+    assert outcome.exit_code == 0, outcome.stderr
+    return json.loads(outcome.stdout)
+
+
+def test_only_decided_changes_are_applied(reviewed: Workspace, tmp_path: Path) -> None:
+    summary = sharpeye("export", "run1", tmp_path / "out", "--images", "--workspace", reviewed.root, "--json")
+    assert summary["changed"] == 1
+    labels = pd.read_csv(tmp_path / "out" / "labels.csv")
+    assert labels["final_label"].tolist() == ["ant", "bee", "bee", "bee"]
+    assert labels["decision"].fillna("").tolist() == ["", "accept", "reject", ""]
+    parquet = pd.read_parquet(tmp_path / "out" / "labels.parquet")
+    assert parquet["final_label"].tolist() == labels["final_label"].tolist()
+
+
+def test_images_of_equal_name_do_not_overwrite_each_other(reviewed: Workspace, tmp_path: Path) -> None:
+    sharpeye("export", "run1", tmp_path / "out", "--images", "--workspace", reviewed.root, "--json")
+    copied = sorted(p.relative_to(tmp_path / "out" / "images").as_posix() for p in (tmp_path / "out" / "images").rglob("*.png"))
+    assert len(copied) == 4
+    assert "ant/0.png" in copied
+    assert sum(name.startswith("bee/") for name in copied) == 3
+    linked = tmp_path / "out" / "images" / "ant" / "0.png"
+    assert linked.stat().st_ino == (tmp_path / "data" / "ant" / "0.png").stat().st_ino
+
+
+def test_log_round_trip_through_files(reviewed: Workspace, tmp_path: Path) -> None:
+    sharpeye("export", "run1", tmp_path / "out", "--workspace", reviewed.root, "--json")
+    other = open_workspace(str(tmp_path / "other"))
+    with store.store(other) as connection:
+        store.register_dataset(connection, "d", "x", {})
+        store.submit(connection, "run1", RunConfig("x", None, ("fvm",)), "d")
+    assert sharpeye("import", "run1", tmp_path / "out" / "decisions.csv", "--workspace", other.root, "--json") == {"actions": 1}
+    with store.store(reviewed) as left, store.store(other) as right:
+        pd.testing.assert_frame_equal(current_decisions(left, "d"), current_decisions(right, "d"))
+
+
+def test_labels_before_there_are_scores(reviewed: Workspace) -> None:
+    reviewed.run("run1").scores.unlink()
+    outcome = CliRunner().invoke(main, ["export", "run1", "out", "--workspace", str(reviewed.root)])
+    assert outcome.exit_code == 2
+    assert "has no scores yet" in outcome.stderr
+
+
+def test_runs_status_delete(reviewed: Workspace) -> None:
+    rows = sharpeye("runs", "--workspace", reviewed.root, "--json")
+    assert [row["id"] for row in rows] == ["run1"]  # type: ignore[attr-defined]
+    assert sharpeye("status", "ru", "--workspace", reviewed.root, "--json")["state"] == "queued"
+    assert sharpeye("cancel", "ru", "--workspace", reviewed.root, "--json")["state"] == "canceled"
+    refused = CliRunner().invoke(main, ["delete", "run1", "--workspace", str(reviewed.root)], input="n\n")
+    assert refused.exit_code == 1
+    assert reviewed.run("run1").scores.exists()
+    accepted = CliRunner().invoke(main, ["delete", "run1", "--workspace", str(reviewed.root)], input="y\n")
+    assert accepted.exit_code == 0
+    assert not reviewed.run("run1").root.exists()
+    with store.store(reviewed) as connection:
+        assert len(current_decisions(connection, "d")) == 2
+
+
+def test_cleaned_labels_of_a_connection(reviewed: Workspace) -> None:
+    with store.store(reviewed) as connection:
+        assert isinstance(connection, sqlite3.Connection)
+        assert len(cleaned_labels(connection, reviewed, store.get_run(connection, "run1"))) == 4

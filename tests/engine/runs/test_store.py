@@ -1,0 +1,130 @@
+import sqlite3
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine.config import RunConfig
+from engine.errors import InputError
+from engine.runs import store
+from engine.runs.supervisor import free_device, process_of
+from engine.runs.workspace import Workspace, open_workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return open_workspace(str(tmp_path / "ws"))
+
+
+def queue(connection: sqlite3.Connection, *runs: str) -> None:
+    store.register_dataset(connection, "d", "demo", {})
+    for run in runs:
+        store.submit(connection, run, RunConfig("demo", None, ("fvm",)), "d")
+
+
+def test_runs_wait_in_order_and_are_claimed_once(workspace: Workspace) -> None:
+    with store.store(workspace) as connection, store.store(workspace) as other:
+        queue(connection, "b", "a")
+        assert [row.id for row in store.runs_in(connection, "queued")] == ["b", "a"]
+        assert store.claim(connection, "b", "cpu")
+        assert not store.claim(other, "b", "cpu")
+        queue(connection, "b")
+        assert store.get_run(connection, "b").state == "running"
+
+
+def test_cancel_and_resume(workspace: Workspace) -> None:
+    with store.store(workspace) as connection:
+        queue(connection, "a", "b")
+        assert store.request_cancel(connection, "a").state == "canceled"
+        assert store.resume(connection, "a").state == "queued"
+        assert [row.id for row in store.runs_in(connection, "queued")] == ["b", "a"]
+        store.claim(connection, "b", "cpu")
+        assert store.request_cancel(connection, "b").state == "running"
+        store.orphan(connection, "b", 5)
+        assert store.get_run(connection, "b").state == "canceled"
+
+
+def test_a_run_whose_process_keeps_dying_fails(workspace: Workspace) -> None:
+    with store.store(workspace) as connection:
+        queue(connection, "a")
+        for death in range(3):
+            store.claim(connection, "a", "cpu")
+            store.orphan(connection, "a", deaths_allowed=3)
+            assert store.get_run(connection, "a").state == ("failed" if death == 2 else "queued")
+        assert "died 3 times" in (store.get_run(connection, "a").message or "")
+        assert store.resume(connection, "a").deaths == 0
+
+
+def test_ids_by_their_beginning(workspace: Workspace) -> None:
+    with store.store(workspace) as connection:
+        queue(connection, "abc", "abd", "x_z")
+        assert store.get_run(connection, "x").id == "x_z"
+        with pytest.raises(InputError, match="several runs"):
+            store.get_run(connection, "ab")
+        for unknown in ("q", "_", "%", ""):
+            with pytest.raises(InputError, match="no run"):
+                store.get_run(connection, unknown)
+
+
+def test_only_finished_runs_are_deleted(workspace: Workspace) -> None:
+    with store.store(workspace) as connection:
+        queue(connection, "a")
+        with pytest.raises(InputError, match="cancel it first"):
+            store.delete_run(connection, "a")
+        store.request_cancel(connection, "a")
+        store.delete_run(connection, "a")
+        assert store.list_runs(connection) == []
+
+
+def test_a_failed_transaction_leaves_nothing(workspace: Workspace) -> None:
+    with store.store(workspace) as connection:
+        queue(connection, "a")
+
+        def half_done() -> None:
+            with store.transaction(connection):
+                connection.execute("UPDATE runs SET state = 'failed'")
+                connection.execute("UPDATE runs SET state = 'nonsense'")
+
+        with pytest.raises(sqlite3.IntegrityError):
+            half_done()
+        assert store.get_run(connection, "a").state == "queued"
+
+
+def test_old_stores_migrate_and_newer_ones_are_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.store(workspace) as connection:
+        queue(connection, "a")
+    monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, "ALTER TABLE datasets ADD COLUMN colour TEXT;"))
+    with store.store(workspace) as connection:
+        assert connection.execute("SELECT colour FROM datasets").fetchall() == [(None,)]
+        assert store.get_run(connection, "a").state == "queued"
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="newer version"):
+        store.connect(workspace)
+
+
+def test_network_file_systems_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mount = psutil._ntuples.sdiskpart("server:/x", str(tmp_path), "nfs4", "rw")
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [mount])
+    with pytest.raises(InputError, match=r"network file system \(nfs4\)"):
+        open_workspace(str(tmp_path / "ws"))
+
+
+def test_a_process_is_known_by_its_start_time_too(workspace: Workspace) -> None:
+    me = psutil.Process()
+    with store.store(workspace) as connection:
+        queue(connection, "a")
+        store.set_process(connection, "a", me.pid, me.create_time())
+        assert process_of(store.get_run(connection, "a")) == me
+        store.set_process(connection, "a", me.pid, me.create_time() - 100)
+        assert process_of(store.get_run(connection, "a")) is None
+
+
+def test_one_run_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.runs.supervisor.gpu_count", lambda: 0)
+    assert free_device("auto", set()) == "auto"
+    assert free_device("cpu", {"auto"}) is None
+    monkeypatch.setattr("engine.runs.supervisor.gpu_count", lambda: 2)
+    assert free_device("auto", {"cuda:0"}) == "cuda:1"
+    assert free_device("auto", {"cuda:0", "cuda:1"}) is None
+    assert free_device("cuda", {"cuda:0"}) is None
+    assert free_device("cpu", {"cuda:0"}) == "cpu"

@@ -1,0 +1,215 @@
+"""Whole runs under the supervisor: killed, canceled, queued, on a full disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from engine.config import RunConfig
+from engine.runs import store
+from engine.runs.decisions import Decision, current_decisions, decide
+from engine.runs.submission import submit_run
+from engine.runs.supervisor import ensure_supervisor
+from engine.runs.worker import is_disk_full, sentence
+from engine.runs.workspace import Workspace, open_workspace
+
+
+@pytest.fixture
+def config(make_folder: Callable[..., Path]) -> RunConfig:
+    train, check = make_folder("train", 20, wrong=3, seed=1), make_folder("check", 8, seed=2)
+    return RunConfig(str(train), str(check), ("fvm", "val_loss"), budget="fast")
+
+
+def wait_for(workspace: Workspace, run: str, states: tuple[str, ...], seconds: float = 90) -> store.RunRow:
+    deadline = time.monotonic() + seconds
+    with store.store(workspace) as connection:
+        while time.monotonic() < deadline:
+            row = store.get_run(connection, run)
+            if row.state in states:
+                return row
+            ensure_supervisor(workspace)
+            time.sleep(0.1)
+    pytest.fail(f"run {run} is {row.state} after {seconds} s, not {states}: {row.message}")
+
+
+def submit(workspace: Workspace, config: RunConfig) -> str:
+    with store.store(workspace) as connection:
+        return submit_run(connection, config).id
+
+
+def finished(workspace: Workspace, run: str) -> pd.DataFrame:
+    row = wait_for(workspace, run, store.FINISHED)
+    assert row.state == "done", row.message
+    return pd.read_parquet(workspace.run(run).scores)
+
+
+def processes_of(workspace: Workspace) -> list[psutil.Process]:
+    """Supervisor and run of a workspace."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if str(workspace.root) in command and any(part.startswith("engine.runs.") for part in command):
+            found.append(process)
+    return found
+
+
+def kill_all(workspace: Workspace) -> None:
+    for process in processes_of(workspace):
+        process.kill()
+        process.wait(10)
+
+
+def kill_and_resume(config: RunConfig, folder: Path, expected: pd.DataFrame, delay: float) -> str:
+    """Submit, kill -9 everything after a delay, resume; the stage it was killed in. Checks scores and decisions."""
+    workspace = open_workspace(str(folder))
+    run = submit(workspace, config)
+    ensure_supervisor(workspace)
+    with store.store(workspace) as connection:
+        decide(connection, "d", run, "me", [Decision("image", "accept", "ant", "bee")])
+    time.sleep(delay)
+    kill_all(workspace)
+    with store.store(workspace) as connection:
+        row = store.get_run(connection, run)
+        assert current_decisions(connection, "d")["to_label"].tolist() == ["bee"]
+    scores = finished(workspace, run)
+    for name in config.methods:
+        np.testing.assert_allclose(scores[name], expected[name], rtol=1e-6)
+    assert (scores["rank"] == expected["rank"]).all()
+    return str(json.loads(row.progress)["stage"]) if row.progress else row.state
+
+
+def test_killed_runs_resume_to_the_same_scores(config: RunConfig, tmp_path: Path) -> None:
+    workspace = open_workspace(str(tmp_path / "whole"))
+    run = submit(workspace, config)
+    started = time.monotonic()
+    expected = finished(workspace, run)
+    length = time.monotonic() - started
+    for number, share in enumerate((0.45, 0.7)):
+        kill_and_resume(config, tmp_path / f"killed-{number}", expected, share * length)
+
+
+def test_queue_cancel_and_status(config: RunConfig, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    workspace = open_workspace(str(tmp_path / "ws"))
+    first, second = submit(workspace, replace(config, budget="thorough")), submit(workspace, replace(config, seed=1))
+    wait_for(workspace, first, ("running",))
+    with store.store(workspace) as connection:
+        while store.get_run(connection, first).progress is None:
+            time.sleep(0.1)
+        assert store.get_run(connection, second).state == "queued"
+        store.request_cancel(connection, first)
+    asked = time.monotonic()
+    row = wait_for(workspace, second, ("running",), seconds=5)
+    assert time.monotonic() - asked < 5
+    with store.store(workspace) as connection:
+        assert store.get_run(connection, first).state == "canceled"
+    assert (row.started or 0) >= (store_row(workspace, first).finished or 0) - 0.1
+    assert finished(workspace, second)["rank"].max() == 60
+    lines = [json.loads(line) for line in workspace.run(second).events.read_text().splitlines()]
+    assert {"pretrain", "curvature", "score (flat)"} <= {line.get("stage") for line in lines}
+
+
+def store_row(workspace: Workspace, run: str) -> store.RunRow:
+    with store.store(workspace) as connection:
+        return store.get_run(connection, run)
+
+
+def test_a_changed_dataset_is_noticed(config: RunConfig, tmp_path: Path) -> None:
+    workspace = open_workspace(str(tmp_path / "ws"))
+    run = submit(workspace, config)
+    image = next(Path(config.train).rglob("*.png"))
+    os.utime(image, ns=(1, 1))
+    row = wait_for(workspace, run, store.FINISHED)
+    assert row.state == "failed"
+    assert "changed since this run was submitted" in (row.message or "")
+    assert submit(workspace, config) != run
+
+
+def test_full_disk_fails_clearly_and_resumes(config: RunConfig, tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("mounting a small tmpfs is not allowed here")
+    try:
+        workspace = open_workspace(str(mount / "ws"))
+        run = submit(workspace, config)
+        row = wait_for(workspace, run, store.FINISHED)
+        assert row.state == "failed"
+        assert "disk" in (row.message or "")
+        assert "full" in (row.message or "")
+        subprocess.run(["mount", "-o", "remount,size=400m", str(mount)], check=True)
+        with store.store(workspace) as connection:
+            store.resume(connection, run)
+        assert finished(workspace, run)["rank"].max() == 60
+    finally:
+        kill_all(Workspace(mount / "ws"))
+        subprocess.run(["umount", "-l", str(mount)], check=False)
+
+
+def test_sentences_say_what_to_do(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    full = RuntimeError("could not write")
+    full.__cause__ = OSError(28, "No space left on device")
+    assert is_disk_full(full)
+    assert "make room" in sentence(full, workspace)
+    assert "nvidia-smi" in sentence(RuntimeError("CUDA error: device lost"), workspace)
+    assert "smaller" in sentence(MemoryError(), workspace)
+    assert sentence(KeyError("x"), workspace).startswith("Unexpected KeyError")
+
+
+def test_out_of_memory_halves_the_batch() -> None:
+    import torch
+
+    from engine.runs.pipeline import with_smaller_batches
+
+    tried: list[int] = []
+    notes: list[str] = []
+
+    def action(divisor: int) -> str:
+        tried.append(divisor)
+        if divisor < 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return "done"
+
+    assert with_smaller_batches(action, notes.append) == "done"
+    assert tried == [1, 2, 4]
+    assert len(notes) == 2
+    with pytest.raises(RuntimeError, match="other"):
+        with_smaller_batches(lambda divisor: (_ for _ in ()).throw(RuntimeError("other")), notes.append)
+
+
+def test_the_supervisor_goes_home_when_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.runs import supervisor
+
+    monkeypatch.setattr(supervisor, "IDLE_SECONDS", 0.3)
+    started = time.monotonic()
+    supervisor.supervise(open_workspace(str(tmp_path)), supervisor.until_idle())
+    assert time.monotonic() - started < 5
+
+
+def test_interrupting_the_client_leaves_the_run_alone(config: RunConfig, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "engine.cli", "run", "--train", config.train, "--validation", str(config.validation)]
+    client = subprocess.Popen(
+        [*command, "--budget", "fast", "--method", "fvm", "--workspace", str(tmp_path / "ws")], stderr=subprocess.PIPE, text=True
+    )
+    workspace = Workspace(tmp_path / "ws")
+    while not (workspace.root / "runs").exists():
+        time.sleep(0.1)
+    client.send_signal(signal.SIGINT)
+    _, stderr = client.communicate(timeout=30)
+    assert client.returncode == 130
+    assert "goes on in the background" in stderr
+    run = next((workspace.root / "runs").iterdir()).name
+    assert finished(workspace, run)["rank"].max() == 60
