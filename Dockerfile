@@ -5,7 +5,6 @@
 FROM python:3.12-slim AS wheel
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
-COPY app app
 COPY engine engine
 RUN pip wheel --no-deps --wheel-dir /wheels .
 

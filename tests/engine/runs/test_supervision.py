@@ -6,21 +6,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import psutil
 import pytest
 
 from engine.config import RunConfig
 from engine.runs import store
-from engine.runs.decisions import Decision, current_decisions, decide
-from engine.runs.submission import submit_run
-from engine.runs.supervisor import ensure_supervisor
 from engine.runs.worker import is_disk_full, sentence
 from engine.runs.workspace import Workspace, open_workspace
+from tests.engine.runs.watching import finished, kill_all, kill_and_resume, store_row, submit, wait_for
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    made = open_workspace(str(tmp_path / "ws"))
+    yield made
+    kill_all(made)
 
 
 @pytest.fixture
@@ -29,78 +32,15 @@ def config(make_folder: Callable[..., Path]) -> RunConfig:
     return RunConfig(str(train), str(check), ("fvm", "val_loss"), budget="fast")
 
 
-def wait_for(workspace: Workspace, run: str, states: tuple[str, ...], seconds: float = 90) -> store.RunRow:
-    deadline = time.monotonic() + seconds
-    with store.store(workspace) as connection:
-        while time.monotonic() < deadline:
-            row = store.get_run(connection, run)
-            if row.state in states:
-                return row
-            ensure_supervisor(workspace)
-            time.sleep(0.1)
-    pytest.fail(f"run {run} is {row.state} after {seconds} s, not {states}: {row.message}")
-
-
-def submit(workspace: Workspace, config: RunConfig) -> str:
-    with store.store(workspace) as connection:
-        return submit_run(connection, config).id
-
-
-def finished(workspace: Workspace, run: str) -> pd.DataFrame:
-    row = wait_for(workspace, run, store.FINISHED)
-    assert row.state == "done", row.message
-    return pd.read_parquet(workspace.run(run).scores)
-
-
-def processes_of(workspace: Workspace) -> list[psutil.Process]:
-    """Supervisor and run of a workspace."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if str(workspace.root) in command and any(part.startswith("engine.runs.") for part in command):
-            found.append(process)
-    return found
-
-
-def kill_all(workspace: Workspace) -> None:
-    for process in processes_of(workspace):
-        process.kill()
-        process.wait(10)
-
-
-def kill_and_resume(config: RunConfig, folder: Path, expected: pd.DataFrame, delay: float) -> str:
-    """Submit, kill -9 everything after a delay, resume; the stage it was killed in. Checks scores and decisions."""
-    workspace = open_workspace(str(folder))
-    run = submit(workspace, config)
-    ensure_supervisor(workspace)
-    with store.store(workspace) as connection:
-        decide(connection, "d", run, "me", [Decision("image", "accept", "ant", "bee")])
-    time.sleep(delay)
-    kill_all(workspace)
-    with store.store(workspace) as connection:
-        row = store.get_run(connection, run)
-        assert current_decisions(connection, "d")["to_label"].tolist() == ["bee"]
-    scores = finished(workspace, run)
-    for name in config.methods:
-        np.testing.assert_allclose(scores[name], expected[name], rtol=1e-6)
-    assert (scores["rank"] == expected["rank"]).all()
-    return str(json.loads(row.progress)["stage"]) if row.progress else row.state
-
-
-def test_killed_runs_resume_to_the_same_scores(config: RunConfig, tmp_path: Path) -> None:
-    workspace = open_workspace(str(tmp_path / "whole"))
-    run = submit(workspace, config)
+def test_killed_runs_resume_to_the_same_scores(workspace: Workspace, config: RunConfig, tmp_path: Path) -> None:
     started = time.monotonic()
-    expected = finished(workspace, run)
+    expected = finished(workspace, submit(workspace, config))
     length = time.monotonic() - started
     for number, share in enumerate((0.45, 0.7)):
         kill_and_resume(config, tmp_path / f"killed-{number}", expected, share * length)
 
 
-def test_queue_cancel_and_status(config: RunConfig, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    workspace = open_workspace(str(tmp_path / "ws"))
+def test_queue_cancel_and_status(workspace: Workspace, config: RunConfig) -> None:
     first, second = submit(workspace, replace(config, budget="thorough")), submit(workspace, replace(config, seed=1))
     wait_for(workspace, first, ("running",))
     with store.store(workspace) as connection:
@@ -119,13 +59,7 @@ def test_queue_cancel_and_status(config: RunConfig, tmp_path: Path) -> None:
     assert {"pretrain", "curvature", "score (flat)"} <= {line.get("stage") for line in lines}
 
 
-def store_row(workspace: Workspace, run: str) -> store.RunRow:
-    with store.store(workspace) as connection:
-        return store.get_run(connection, run)
-
-
-def test_a_changed_dataset_is_noticed(config: RunConfig, tmp_path: Path) -> None:
-    workspace = open_workspace(str(tmp_path / "ws"))
+def test_a_changed_dataset_is_noticed(workspace: Workspace, config: RunConfig) -> None:
     run = submit(workspace, config)
     image = next(Path(config.train).rglob("*.png"))
     os.utime(image, ns=(1, 1))
@@ -199,12 +133,11 @@ def test_the_supervisor_goes_home_when_idle(tmp_path: Path, monkeypatch: pytest.
     assert time.monotonic() - started < 5
 
 
-def test_interrupting_the_client_leaves_the_run_alone(config: RunConfig, tmp_path: Path) -> None:
+def test_interrupting_the_client_leaves_the_run_alone(workspace: Workspace, config: RunConfig) -> None:
     command = [sys.executable, "-m", "engine.cli", "run", "--train", config.train, "--validation", str(config.validation)]
     client = subprocess.Popen(
-        [*command, "--budget", "fast", "--method", "fvm", "--workspace", str(tmp_path / "ws")], stderr=subprocess.PIPE, text=True
+        [*command, "--budget", "fast", "--method", "fvm", "--workspace", str(workspace.root)], stderr=subprocess.PIPE, text=True
     )
-    workspace = Workspace(tmp_path / "ws")
     while not (workspace.root / "runs").exists():
         time.sleep(0.1)
     client.send_signal(signal.SIGINT)
