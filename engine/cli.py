@@ -1,33 +1,18 @@
 """The command line: a thin client of the store and the supervisor."""
 
-import contextlib
-import json
-import shutil
-import sys
-import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from engine.client import submit_and_wait
 from engine.config import BUDGETS, CURVATURES, OPTIMIZERS, PARAMETERS, RunConfig
 from engine.errors import InputError
+from engine.manage import COMMANDS
+from engine.options import JSON, WORKSPACE
 
-if TYPE_CHECKING:
-    import sqlite3
-
-    from engine.runs.store import RunRow
-    from engine.runs.workspace import Workspace
-
-DEFAULT_WORKSPACE = "~/.sharpeye"
 DEFAULT_METHODS = "fvm,fvm_normalized,fvm_posterior,val_loss,val_loss_posterior,margin"
-POLL_SECONDS = 0.2
-CANCEL_SECONDS = 5.0
-WORKSPACE = click.option("--workspace", default=DEFAULT_WORKSPACE, show_default=True, metavar="DIR", help="Where runs are kept.")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON line.")
 DEMO_METHODS = "fvm,vm,fvm_normalized,fvm_posterior,val_loss,val_loss_posterior,margin"
 
 
@@ -187,7 +172,7 @@ def run(workspace: str, as_json: bool, methods: str, **options: Any) -> None:
         raise InputError("--method: name at least one method")
     for option in ("train", "validation", "weights", "human_labels", "torchvision_root"):
         options[option] = _absolute(options[option])
-    _submit_and_wait(RunConfig(methods=names, **options), workspace, as_json)
+    submit_and_wait(RunConfig(methods=names, **options), workspace, as_json)
 
 
 @main.command()
@@ -203,172 +188,7 @@ def demo(headless: bool, workspace: str, device: str, as_json: bool) -> None:
       sharpeye demo --headless
     """
     config = RunConfig(train="demo", validation="demo", methods=tuple(DEMO_METHODS.split(",")), budget="fast", device=device)
-    _submit_and_wait(config, workspace, as_json)
-
-
-@main.command()
-@WORKSPACE
-def serve(workspace: str) -> None:
-    """Keep a supervisor at work on the queue until interrupted.
-
-    \b
-    Example:
-      sharpeye serve --workspace review/
-    """
-    from engine.runs.supervisor import supervise
-    from engine.runs.workspace import open_workspace
-
-    folder = open_workspace(workspace)
-    click.echo(f"sharpeye: working off the queue of {folder.root}; Ctrl-C ends this, a run under way goes on", err=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        supervise(folder, lambda busy: True)
-
-
-@main.command()
-@WORKSPACE
-@JSON
-def runs(workspace: str, as_json: bool) -> None:
-    """List the runs of a workspace."""
-    from engine.runs.store import list_runs
-
-    with _opened(workspace) as (_, connection):
-        rows = list_runs(connection)
-    if as_json:
-        click.echo(json.dumps([row.summary() for row in rows]))
-        return
-    for row in rows:
-        config = json.loads(row.config)
-        click.echo(
-            f"{row.id}  {row.state:<9} {_when(row.submitted)}  {config['train']}  {config['methods'][0]}, {config['budget']}"
-        )
-    if not rows:
-        click.echo("no runs yet: start one with `sharpeye run`, or see `sharpeye demo`")
-
-
-@main.command()
-@click.argument("run")
-@WORKSPACE
-@JSON
-def status(run: str, workspace: str, as_json: bool) -> None:
-    """Show how far a run is."""
-    from engine.runs.store import get_run
-
-    with _opened(workspace) as (_, connection):
-        row = get_run(connection, run)
-    if as_json:
-        click.echo(json.dumps(row.summary()))
-        return
-    click.echo(f"{row.id}  {row.state}  submitted {_when(row.submitted)}")
-    if row.state == "running" and row.progress:
-        step = json.loads(row.progress)
-        loss = "" if step["loss"] is None else f", loss {step['loss']:.3f}"
-        click.echo(
-            f"{step['stage']}: {step['done']:,}/{step['total']:,} {step['unit']}s{loss}, {step['images_per_second']:,.0f} images/s, "
-            f"{step['seconds_left']:.0f} s left in this stage, {step['memory_mb']:,.0f} MB, on {row.device}"
-        )
-    for line in (row.message, *row.notes.splitlines()):
-        if line:
-            click.echo(line)
-
-
-@main.command()
-@click.argument("run")
-@WORKSPACE
-@JSON
-def cancel(run: str, workspace: str, as_json: bool) -> None:
-    """Cancel a run; what it has computed is kept, and `resume` goes on from there."""
-    from engine.runs.store import request_cancel
-    from engine.runs.supervisor import ensure_supervisor
-
-    with _opened(workspace) as (folder, connection):
-        row = request_cancel(connection, run_id(connection, run))
-        ensure_supervisor(folder)
-        deadline = time.monotonic() + CANCEL_SECONDS
-        while row.state == "running" and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-            row = _row(connection, row.id)
-    click.echo(json.dumps(row.summary()) if as_json else f"{row.id}  {row.state}")
-
-
-@main.command()
-@click.argument("run")
-@WORKSPACE
-@JSON
-def resume(run: str, workspace: str, as_json: bool) -> None:
-    """Go on with a run that failed, was canceled or was cut off; waits and prints what `run` would have."""
-    from engine.runs import store
-
-    with _opened(workspace) as (folder, connection):
-        row = store.resume(connection, run_id(connection, run))
-        _wait(folder, connection, row.id, as_json)
-
-
-@main.command()
-@click.argument("run")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@WORKSPACE
-def delete(run: str, yes: bool, workspace: str) -> None:
-    """Delete a finished run and its files; decisions made on its images are kept."""
-    from engine.runs.store import delete_run
-
-    with _opened(workspace) as (folder, connection):
-        run = run_id(connection, run)
-        if not yes:
-            click.confirm(f"Delete run {run} and its files?", abort=True)
-        delete_run(connection, run)
-        shutil.rmtree(folder.run(run).root, ignore_errors=True)
-    click.echo(f"{run}  deleted")
-
-
-@main.command()
-@click.argument("run")
-@click.argument("target", metavar="DIR")
-@click.option("--images", is_flag=True, help="Also a cleaned copy of the image folder (hard links where possible).")
-@WORKSPACE
-@JSON
-def export(run: str, target: str, images: bool, workspace: str, as_json: bool) -> None:
-    """Write cleaned labels (CSV and Parquet) and the decision log to DIR; only decided changes are applied.
-
-    \b
-    Example:
-      sharpeye export 1a2b cleaned/ --images
-    """
-    from engine.runs import export as exports
-
-    with _opened(workspace) as (folder, connection):
-        labels = exports.export(connection, folder, _row(connection, run), Path(target), images)
-    changed = int((labels["given_label"] != labels["final_label"]).sum())
-    summary = {"folder": str(Path(target).resolve()), "images": len(labels), "changed": changed}
-    click.echo(json.dumps(summary) if as_json else f"{len(labels):,} labels, {changed:,} of them changed, in {summary['folder']}")
-
-
-@main.command("import")
-@click.argument("run")
-@click.argument("file", metavar="DECISIONS.CSV")
-@WORKSPACE
-@JSON
-def import_(run: str, file: str, workspace: str, as_json: bool) -> None:
-    """Add the decision log of an export to a run's dataset."""
-    from engine.runs.export import import_log
-
-    with _opened(workspace) as (_, connection):
-        added = import_log(connection, _row(connection, run), Path(file))
-    click.echo(json.dumps({"actions": added}) if as_json else f"{added:,} actions added")
-
-
-def _row(connection: "sqlite3.Connection", run: str) -> "RunRow":
-    from engine.runs.store import get_run
-
-    return get_run(connection, run)
-
-
-def run_id(connection: "sqlite3.Connection", run: str) -> str:
-    """The whole id of a run that is named by its beginning."""
-    return _row(connection, run).id
-
-
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    submit_and_wait(config, workspace, as_json)
 
 
 def _absolute(spec: str | None) -> str | None:
@@ -376,98 +196,8 @@ def _absolute(spec: str | None) -> str | None:
     return str(Path(spec).expanduser().resolve()) if spec and Path(spec).expanduser().exists() and spec != "demo" else spec
 
 
-def _submit_and_wait(config: RunConfig, workspace: str, as_json: bool) -> None:
-    from engine.runs.submission import submit_run
-
-    with _opened(workspace) as (folder, connection):
-        row = submit_run(connection, config)
-        _wait(folder, connection, row.id, as_json)
-
-
-@contextmanager
-def _opened(workspace: str) -> Iterator[tuple["Workspace", "sqlite3.Connection"]]:
-    from engine.runs.store import store
-    from engine.runs.workspace import open_workspace
-
-    folder = open_workspace(workspace)
-    with store(folder) as connection:
-        yield folder, connection
-
-
-def _wait(folder: "Workspace", connection: "sqlite3.Connection", run: str, as_json: bool) -> None:
-    """Show a run's progress until it ends, then its result; exit code 2 where it failed, 1 where it was canceled."""
-    from engine.progress import Progress, progress_bars
-    from engine.runs.store import FINISHED, get_run
-    from engine.runs.supervisor import ensure_supervisor
-
-    row = get_run(connection, run)
-    seen = ""
-    try:
-        with progress_bars() as report:
-            while row.state not in FINISHED:
-                ensure_supervisor(folder)
-                if row.progress and row.progress != seen:
-                    seen = row.progress
-                    report(Progress(**{key: value for key, value in json.loads(seen).items() if key != "memory_mb"}))
-                time.sleep(POLL_SECONDS)
-                row = get_run(connection, run)
-    except KeyboardInterrupt:
-        click.echo(f"run {run} goes on in the background; `sharpeye cancel {run}` stops it", err=True)
-        raise click.exceptions.Exit(130) from None
-    for note in (*_warnings(folder, run), *row.notes.splitlines()):
-        click.echo(f"sharpeye: {note}", err=True)
-    if row.state == "done":
-        assert row.result is not None
-        click.echo(row.result) if as_json else _print_result(json.loads(row.result))
-    elif row.state == "failed":
-        raise InputError(f"run {run}: {row.message}")
-    else:
-        click.echo(f"sharpeye: run {run} was canceled; `sharpeye resume {run}` goes on with it", err=True)
-        raise click.exceptions.Exit(1)
-
-
-def _warnings(folder: "Workspace", run: str) -> list[str]:
-    """Warnings in a run's log, each once."""
-    try:
-        lines = folder.run(run).log.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-    return list(dict.fromkeys(line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")))
-
-
-def _print_result(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"run {result['run']}: {result['n']:,} images, {result['classes']} classes, {result['device']}")
-    columns = {
-        "auc": "AUC",
-        "ap": "AP",
-        "suggestion_accuracy": "suggestion acc.",
-        "relabel_accuracy": "relabel acc.",
-        "score_seconds": "seconds",
-    }
-    table.add_column("method")
-    for title in columns.values():
-        table.add_column(title, justify="right")
-    for name, summary in result["methods"].items():
-        values = [summary[key] for key in columns]
-        *shares, seconds = ["–" if value is None else f"{value:.4f}" for value in values[:-1]] + [f"{values[-1]:.1f}"]
-        table.add_row(name, *shares, seconds)
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    console.print(table)
-    share = result["expected_wrong"] / result["n"]
-    console.print(
-        f"expected wrong labels: about {result['expected_wrong']:,.0f} of {result['n']:,} ({share:.1%})", highlight=False
-    )
-    if result["skipped"]:
-        console.print(f"left out: {result['skipped']:,} rows, see skipped.csv beside the scores", highlight=False)
-    console.print(
-        f"ranked by {result['ranked_by']}; {result['seconds']:.0f} s; scores in {result['scores']}",
-        highlight=False,
-        soft_wrap=True,
-    )
-
+for command in COMMANDS:
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -44,6 +44,8 @@ def progress_bars() -> Iterator[Report]:
             detail = f"{loss}{step.images_per_second:,.0f} images/s, {step.seconds_left:.0f} s left"
             if console.is_terminal:
                 if step.stage not in tasks:
+                    for earlier in bars.tasks:
+                        bars.update(earlier.id, completed=earlier.total)
                     tasks[step.stage] = bars.add_task(step.stage, total=step.total, detail="")
                 bars.update(tasks[step.stage], completed=step.done, total=step.total, detail=detail)
             elif printed.get(step.stage) != step.done and (step.done == step.total or step.unit == "epoch"):

@@ -33,7 +33,7 @@ class LabeledImages:
         labels: given labels, int64 in [0, C), shape (N,).
         true_labels: true labels, shape (N,), or None; for benchmarks only, no method reads them. −1 where unknown.
         class_names: C names.
-        splits: "train", "validation" or "" for each image, shape (N,).
+        splits: "train", "trusted" (training images with trusted labels), "validation" or "", shape (N,).
         hashes: content hash of the decoded pixels, shape (N,).
         skipped: rows left out so far, columns id and reason.
     """

@@ -56,12 +56,15 @@ def load_splits(
     if validation is not None:
         return reconcile(training, ingest(validation, cache, size, None, report))
     if config.validation and config.validation.startswith(SHARE):
-        share = config.validation.removeprefix(SHARE)
-        try:
-            return reconcile(*by_share(training, float(share), config.seed))
-        except ValueError as error:
-            raise InputError(f"--validation {config.validation}: expected a number, such as share:0.1") from error
+        return reconcile(*by_share(training, _share(config.validation), config.seed))
     return reconcile(*by_column(training))
+
+
+def _share(validation: str) -> float:
+    try:
+        return float(validation.removeprefix(SHARE))
+    except ValueError as error:
+        raise InputError(f"--validation {validation}: expected a number, such as share:0.1") from error
 
 
 def _own_validation(train: str) -> str:

@@ -21,6 +21,7 @@ LABEL_COLUMNS = ("label", "given_label", "class", "target")
 SPLIT_NAMES = {
     "train": "train", "training": "train",
     "validation": "validation", "val": "validation", "valid": "validation", "test": "validation",
+    "trusted": "trusted",
 }  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def manifest(path: Path, table: pd.DataFrame, options: SourceOptions) -> Source:
-    """A table of paths (relative to the file's folder) and labels; optional true label, split and trusted columns."""
+    """A table of paths (relative to the file's folder) and labels; optional true label and split columns."""
     columns = [str(name) for name in table.columns]
     path_column = _one_of(path, columns, None, PATH_COLUMNS, "image path")
     label_column = _one_of(path, columns, options.label_column, LABEL_COLUMNS, "label")

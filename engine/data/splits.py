@@ -30,12 +30,20 @@ def by_column(images: LabeledImages) -> tuple[LabeledImages, LabeledImages]:
 def by_share(images: LabeledImages, share: float, seed: int) -> tuple[LabeledImages, LabeledImages]:
     """Draw a stratified share of every class, at least one image each, as validation split; the rest is the training set.
 
+    Where rows are marked as trusted in a split column, only those are drawn from.
+
     Raises:
         InputError: the share is not between 0 and 1.
     """
-    if not 0 < share < 1:
+    if not 0 < share <= 1:
         raise InputError(f"--validation share:{share}: the share must lie between 0 and 1")
-    chosen = stratified_share(images.labels, share, seed)
+    trusted = np.flatnonzero(images.splits == "trusted")
+    if len(trusted) == 0:
+        trusted = np.arange(len(images))
+    chosen = np.zeros(len(images), dtype=bool)
+    chosen[trusted[stratified_share(images.labels[trusted], share, seed)]] = True
+    if chosen.all():
+        raise InputError(f"--validation share:{share}: no training image would be left")
     return images.subset(~chosen), images.subset(chosen)
 
 

@@ -14,6 +14,8 @@ from engine.runs.workspace import Workspace
 
 BUSY_SECONDS = 30.0
 FINISHED = ("done", "failed", "canceled")
+# What a command that waits for a run exits with; bad input makes it 2.
+EXIT_CODES = {"done": 0, "failed": 1, "canceled": 1}
 
 # Forward only: entry n takes a store from schema version n to n + 1.
 MIGRATIONS = (
@@ -27,7 +29,7 @@ MIGRATIONS = (
         state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed', 'canceled')),
         position INTEGER NOT NULL, submitted REAL NOT NULL, started REAL, finished REAL,
         device TEXT, pid INTEGER, pid_started REAL, heartbeat REAL, deaths INTEGER NOT NULL DEFAULT 0,
-        cancel_requested REAL, progress TEXT, notes TEXT NOT NULL DEFAULT '', message TEXT, result TEXT
+        cancel_requested REAL, progress TEXT, notes TEXT NOT NULL DEFAULT '', message TEXT, exit_code INTEGER, result TEXT
     );
     CREATE INDEX runs_by_state ON runs (state, position);
     CREATE TABLE actions (
@@ -66,6 +68,7 @@ class RunRow:
     progress: str | None
     notes: str
     message: str | None
+    exit_code: int | None
     result: str | None
 
     def summary(self) -> dict[str, Any]:
@@ -255,13 +258,18 @@ def add_note(connection: sqlite3.Connection, run: str, note: str) -> None:
 
 
 def finish(
-    connection: sqlite3.Connection, run: str, state: str, message: str | None = None, result: dict[str, Any] | None = None
+    connection: sqlite3.Connection,
+    run: str,
+    state: str,
+    message: str | None = None,
+    result: dict[str, Any] | None = None,
+    exit_code: int | None = None,
 ) -> None:
     """End a running run as done, failed (with one sentence) or canceled."""
     text = None if result is None else json.dumps(result)
     connection.execute(
-        "UPDATE runs SET state = ?, finished = ?, message = ?, result = ?, pid = NULL WHERE id = ? AND state = 'running'",
-        (state, time.time(), message, text, run),
+        "UPDATE runs SET state = ?, finished = ?, message = ?, exit_code = ?, result = ?, pid = NULL WHERE id = ? AND state = 'running'",
+        (state, time.time(), message, EXIT_CODES[state] if exit_code is None else exit_code, text, run),
     )
 
 

@@ -59,7 +59,8 @@ def compute(connection: sqlite3.Connection, workspace: Workspace, row: store.Run
         heart.stop()
         if is_disk_full(error):
             workspace.reserve.unlink(missing_ok=True)
-        store.finish(connection, row.id, "failed", sentence(error, workspace))
+        exit_code = 2 if isinstance(error, InputError) else None
+        store.finish(connection, row.id, "failed", sentence(error, workspace), exit_code=exit_code)
 
 
 def sentence(error: BaseException, workspace: Workspace) -> str:

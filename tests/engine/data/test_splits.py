@@ -1,5 +1,6 @@
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_share_is_stratified_and_disjoint(make_folder: Callable[..., Path]) -> N
     assert not set(training.ids) & set(validation.ids)
     with pytest.raises(InputError, match="between 0 and 1"):
         by_share(training, 1.5, seed=3)
+
+
+def test_share_is_drawn_from_trusted_rows_where_they_are_marked(make_folder: Callable[..., Path]) -> None:
+    images = load(make_folder("train", 10))
+    marked = replace(images, splits=np.where(np.arange(30) % 10 < 4, "trusted", "train").astype(object))
+    training, validation = by_share(marked, 0.5, seed=3)
+    assert validation.class_counts().tolist() == [2, 2, 2]
+    assert (validation.splits == "trusted").all()
+    assert len(training) == 24
 
 
 def test_split_column_without_validation(make_folder: Callable[..., Path]) -> None:
