@@ -17,7 +17,7 @@ from engine.runs.supervisor import ensure_supervisor
 from engine.runs.workspace import Workspace, open_workspace
 
 
-def wait_for(workspace: Workspace, run: str, states: tuple[str, ...], seconds: float = 90) -> store.RunRow:
+def wait_for(workspace: Workspace, run: str, states: tuple[str, ...], seconds: float = 240) -> store.RunRow:
     deadline = time.monotonic() + seconds
     with store.store(workspace) as connection:
         while time.monotonic() < deadline:
