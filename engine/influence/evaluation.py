@@ -109,8 +109,8 @@ def view_influence(
 ) -> tuple[Tensor, Tensor]:
     """Influence of each candidate label and the leverage tr M(x), from one Gram matrix an image.
 
-    With M = J(H + λI)⁻¹Jᵀ: candidate(c) = (p − e_c)ᵀM(p − e_c) = pᵀMp − 2 e_cᵀMp + M_cc. The rows of M are those of the
-    candidates and, where these are not all classes, of p itself.
+    With M = J(H + λI)⁻¹Jᵀ: candidate(c) = (p − e_c)ᵀM(p − e_c). The rows of M are those of the candidates; where these are
+    not all classes, also that of p itself, and the product is multiplied out.
 
     Args:
         curvature: (H + λI), factored.
@@ -129,11 +129,10 @@ def view_influence(
     chosen = identity[classes].transpose(0, 1)
     if classes.shape[1] == probabilities.shape[1]:
         matrix = curvature.inverse_gram(jacobian(chosen))
-        weighted = (matrix @ probabilities[:, :, None])[:, :, 0]
-        squared = (weighted * probabilities).sum(1)
-    else:
-        matrix = curvature.inverse_gram(jacobian(torch.cat([chosen, probabilities[None]])))
-        weighted, squared = matrix[:, :-1, -1], matrix[:, -1, -1]
-        matrix = matrix[:, :-1, :-1]
+        residuals = probabilities[:, None] - identity
+        influence = ((residuals @ matrix) * residuals).sum(2)
+        return influence, matrix.diagonal(dim1=1, dim2=2).sum(1)
+    matrix = curvature.inverse_gram(jacobian(torch.cat([chosen, probabilities[None]])))
     diagonal = matrix.diagonal(dim1=1, dim2=2)
-    return (squared[:, None] - 2 * weighted + diagonal).clamp_min(0), diagonal.sum(1)
+    influence = diagonal[:, -1:] - 2 * matrix[:, :-1, -1] + diagonal[:, :-1]
+    return influence.clamp_min(0), diagonal[:, :-1].sum(1)
