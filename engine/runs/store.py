@@ -37,7 +37,7 @@ MIGRATIONS = (
         kind TEXT NOT NULL CHECK (kind IN ('decide', 'undo', 'redo')), target INTEGER REFERENCES actions (seq)
     );
     CREATE INDEX actions_by_target ON actions (target, seq);
-    CREATE INDEX actions_by_dataset ON actions (dataset, who, kind, seq);
+    CREATE INDEX actions_by_dataset ON actions (dataset, seq);
     CREATE TABLE decisions (
         action INTEGER NOT NULL REFERENCES actions (seq), image TEXT NOT NULL, verdict TEXT NOT NULL
             CHECK (verdict IN ('accept', 'reject', 'relabel', 'skip')),
