@@ -38,7 +38,8 @@ def main(workspace: Workspace, run: str, device: str) -> None:
         with FileLock(folder.lock, timeout=LOCK_SECONDS), store.store(workspace) as connection:
             row = store.get_run(connection, run)
             if row.state == "running":
-                store.set_process(connection, run, psutil.Process().pid, psutil.Process().create_time())
+                process = psutil.Process()
+                store.set_process(connection, run, process.pid, process.create_time())
                 compute(connection, workspace, row, device)
     except Timeout:
         return
@@ -96,6 +97,7 @@ class Heart(threading.Thread):
         self.workspace, self.run_id = workspace, run
         self.folder: RunFolder = workspace.run(run)
         self.latest: dict[str, Any] | None = None
+        self.recorded: tuple[str, int] | None = None
         self.stopping = threading.Event()
         self.process = psutil.Process()
 
@@ -111,12 +113,10 @@ class Heart(threading.Thread):
 
     def report(self, progress: Progress) -> None:
         """Take note of progress; cheap enough for every step."""
-        previous = self.latest
         self.latest = {**asdict(progress), "memory_mb": round(self.process.memory_info().rss / 2**20, 1)}
-        if previous is None or (previous["stage"], previous["done"] if progress.unit == "epoch" else 0) != (
-            progress.stage,
-            progress.done if progress.unit == "epoch" else 0,
-        ):
+        place = (progress.stage, progress.done if progress.unit == "epoch" else 0)
+        if place != self.recorded:
+            self.recorded = place
             self._event(self.latest)
 
     def note(self, text: str) -> None:
