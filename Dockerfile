@@ -1,10 +1,11 @@
 # Two targets: `docker build --target cpu --build-arg TORCH_INDEX=… -t sharpeye .`
 # and `docker build --target cuda -t sharpeye:cuda .`
-# Run: docker run --rm -v sharpeye:/data sharpeye demo --headless
+# Run: docker run --rm -p 127.0.0.1:8501:8501 -v sharpeye:/data sharpeye serve --workspace /data --host 0.0.0.0 --no-browser
 
 FROM python:3.12-slim AS wheel
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
+COPY app app
 COPY engine engine
 RUN pip wheel --no-deps --wheel-dir /wheels .
 

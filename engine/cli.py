@@ -6,14 +6,11 @@ from typing import Any
 
 import click
 
-from engine.client import submit_and_wait
-from engine.config import BUDGETS, CURVATURES, OPTIMIZERS, PARAMETERS, RunConfig
+from engine.client import opened, start_app, submit_and_wait
+from engine.config import BUDGETS, CURVATURES, DEFAULT_METHODS, DEMO_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
 from engine.errors import InputError
 from engine.manage import COMMANDS
-from engine.options import JSON, WORKSPACE
-
-DEFAULT_METHODS = "fvm,fvm_normalized,fvm_posterior,val_loss,val_loss_posterior,margin"
-DEMO_METHODS = "fvm,vm,fvm_normalized,fvm_posterior,val_loss,val_loss_posterior,margin"
+from engine.options import DEMO_WORKSPACE, DEVICE, JSON, SERVER, WORKSPACE, workspace_option
 
 
 class InputErrorsExit2(click.Group):
@@ -55,7 +52,7 @@ def main() -> None:
 
     \b
     Examples:
-      sharpeye demo --headless
+      sharpeye demo
       sharpeye run --train photos/ --validation checked/
       sharpeye run --train train.parquet --label-column noisy --validation share:0.1
     """
@@ -79,7 +76,8 @@ def main() -> None:
 @click.option(
     "--validation",
     metavar="SPEC",
-    help="Clean images: a SPEC, 'split' (the source's split column or folders), or share:0.1. Default: the source's own.",
+    help="Clean images: a SPEC, 'split' (the source's split column or folders), share:0.1, or ids:FILE (a CSV of training "
+    "images' id and trusted label). Default: the source's own.",
 )
 @click.option("--label-column", metavar="NAME", help="Column of the given labels.")
 @click.option("--true-label-column", metavar="NAME", help="Column of true labels: only to measure quality, no method reads it.")
@@ -99,7 +97,7 @@ def main() -> None:
 @click.option(
     "--method",
     "methods",
-    default=DEFAULT_METHODS,
+    default=",".join(DEFAULT_METHODS),
     metavar="A,B,…",
     show_default=True,
     help="Methods; the first ranks the images.",
@@ -153,7 +151,7 @@ def main() -> None:
     show_default=True,
     help="Whether a mirrored image keeps its label (not so for digits and text).",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@DEVICE
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @WORKSPACE
 @JSON
@@ -176,23 +174,36 @@ def run(workspace: str, as_json: bool, methods: str, **options: Any) -> None:
 
 
 @main.command()
-@click.option("--headless", is_flag=True, help="Compute and print, without the app.")
-@WORKSPACE
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--headless", is_flag=True, help="Compute, print and exit, without the app.")
+@workspace_option(DEMO_WORKSPACE)
+@DEVICE
 @JSON
-def demo(headless: bool, workspace: str, device: str, as_json: bool) -> None:
-    """Run the packaged demo: 6,000 Fashion-MNIST images, a fifth of them wrongly labelled.
+@SERVER
+def demo(headless: bool, workspace: str, device: str, as_json: bool, host: str, port: int | None, browser: bool) -> None:
+    """Open the app on the packaged demo: 6,000 Fashion-MNIST images, a fifth of them wrongly labelled.
+
+    Its run starts by itself.
 
     \b
-    Example:
+    Examples:
+      sharpeye demo
       sharpeye demo --headless
     """
-    config = RunConfig(train="demo", validation="demo", methods=tuple(DEMO_METHODS.split(",")), budget="fast", device=device)
-    submit_and_wait(config, workspace, as_json)
+    config = RunConfig(train="demo", validation="demo", methods=DEMO_METHODS, budget="fast", device=device)
+    if headless:
+        submit_and_wait(config, workspace, as_json)
+        return
+    from engine.runs.submission import submit_run
+
+    with opened(workspace) as (_, connection):
+        submit_run(connection, config)
+    start_app(workspace, host, port, browser)
 
 
 def _absolute(spec: str | None) -> str | None:
     """A path as an absolute one, so that a run is the same from any folder; anything else as it is."""
+    if spec and spec.startswith("ids:"):
+        return f"ids:{_absolute(spec.removeprefix('ids:'))}"
     return str(Path(spec).expanduser().resolve()) if spec and Path(spec).expanduser().exists() and spec != "demo" else spec
 
 

@@ -1,6 +1,7 @@
 """Submitting a run and waiting for it, as the commands do: progress on stderr, the result on stdout."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +31,16 @@ def submit_and_wait(config: RunConfig, workspace: str, as_json: bool) -> None:
     with opened(workspace) as (folder, connection):
         row = submit_run(connection, config)
         wait(folder, connection, row.id, as_json)
+
+
+def start_app(workspace: str, host: str, port: int | None, browser: bool) -> None:
+    """Become the app's process, which serves until it is interrupted."""
+    from engine.runs.workspace import open_workspace
+
+    options = ["--host", host, *(["--port", str(port)] if port else []), "--browser" if browser else "--no-browser"]
+    command = [sys.executable, "-m", "app", str(open_workspace(workspace).root), *options]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
 
 
 @contextmanager

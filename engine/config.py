@@ -10,6 +10,11 @@ BUDGETS = ("fast", "standard", "thorough")
 OPTIMIZERS = ("lpf-sgd", "sam", "erm")
 PARAMETERS = ("head", "last-block", "all")
 CURVATURES = ("kfac", "ekfac", "diagonal", "dense")
+DEFAULT_METHODS = ("fvm", "fvm_normalized", "fvm_posterior", "val_loss", "val_loss_posterior", "margin")
+DEMO_METHODS = ("fvm", "vm", *DEFAULT_METHODS[1:])
+DATA_FIELDS = (
+    "train", "validation", "label_column", "true_label_column", "human_labels", "torchvision_root", "limit", "image_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,8 @@ class RunConfig:
     Attributes:
         train: SPEC of the training set: `demo`, a folder, a .csv/.parquet file, or `torchvision:NAME[/SPLIT]`.
         validation: SPEC of the clean validation split; `split` (the source's own split column or folders);
-            `share:0.1` (a stratified share of a training set whose labels are trusted); None picks the source's own.
+            `share:0.1` (a stratified share of a training set whose labels are trusted); `ids:FILE` (a CSV with the `id` and
+            the trusted `label` of training images); None picks the source's own.
         label_column: column of the given labels; None takes a usual name.
         true_label_column: column of the true labels, for benchmarks; no method reads them.
         human_labels: official CIFAR-10N/100N `.pt` beside a torchvision CIFAR; `label_column` picks its column.
@@ -78,6 +84,10 @@ class RunConfig:
         if unknown:
             raise InputError(f"configuration has unknown fields: {', '.join(sorted(unknown))}")
         return cls(**{**values, "methods": tuple(values["methods"])})
+
+    def data(self) -> dict[str, object]:
+        """The fields that say which images are read, and how."""
+        return {name: getattr(self, name) for name in DATA_FIELDS}
 
 
 def digest(*parts: object) -> str:

@@ -1,6 +1,5 @@
-"""The commands on runs that exist: serve, runs, status, cancel, resume, delete, export, import."""
+"""The commands on a workspace: serve, runs, status, cancel, resume, delete, export, import."""
 
-import contextlib
 import json
 import shutil
 import time
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.client import POLL_SECONDS, opened, wait
-from engine.options import JSON, WORKSPACE
+from engine.client import POLL_SECONDS, opened, start_app, wait
+from engine.options import JSON, SERVER, WORKSPACE
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,20 +21,15 @@ CANCEL_SECONDS = 5.0
 
 @click.command()
 @WORKSPACE
-def serve(workspace: str) -> None:
-    """Keep a supervisor at work on the queue until interrupted.
+@SERVER
+def serve(workspace: str, host: str, port: int | None, browser: bool) -> None:
+    """Open the app in the browser, and work off the queue of runs.
 
     \b
     Example:
       sharpeye serve --workspace review/
     """
-    from engine.runs.supervisor import supervise
-    from engine.runs.workspace import open_workspace
-
-    folder = open_workspace(workspace)
-    click.echo(f"sharpeye: working off the queue of {folder.root}; Ctrl-C ends this, a run under way goes on", err=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        supervise(folder, lambda busy: True)
+    start_app(workspace, host, port, browser)
 
 
 @click.command()

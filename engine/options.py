@@ -1,7 +1,34 @@
-"""Options that every command shares."""
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 DEFAULT_WORKSPACE = "~/.sharpeye"
-WORKSPACE = click.option("--workspace", default=DEFAULT_WORKSPACE, show_default=True, metavar="DIR", help="Where runs are kept.")
+DEMO_WORKSPACE = "~/.sharpeye/demo"
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON line.")
+
+
+def workspace_option(default: str) -> Callable[[Any], Any]:
+    """--workspace, with its default."""
+    return click.option("--workspace", default=default, show_default=True, metavar="DIR", help="Where runs are kept.")
+
+
+WORKSPACE = workspace_option(DEFAULT_WORKSPACE)
+
+
+def SERVER(command: Any) -> Any:
+    """Where the app listens, and whether a browser opens."""
+    for option in (
+        click.option("--browser/--no-browser", default=True, show_default=True, help="Open a browser."),
+        click.option(
+            "--port", type=click.IntRange(1, 65535), help="Port of the app.  [default: the first free one from 8501 on]"
+        ),
+        click.option(
+            "--host", default="127.0.0.1", show_default=True, help="Address to listen on; anyone who reaches it can decide."
+        ),
+    ):
+        command = option(command)
+    return command

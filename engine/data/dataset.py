@@ -18,6 +18,8 @@ from engine.errors import InputError
 from engine.files import replacing_folder
 
 DECODE_CHUNK = 512
+# Changes when what `ingest` writes does.
+LAYOUT = 2
 
 Report = Callable[[int, int], None]
 
@@ -36,6 +38,8 @@ class LabeledImages:
         splits: "train", "trusted" (training images with trusted labels), "validation" or "", shape (N,).
         hashes: content hash of the decoded pixels, shape (N,).
         skipped: rows left out so far, columns id and reason.
+        folder: of the decoded dataset.
+        rows: of the images in that folder's table, shape (N,).
     """
 
     name: str
@@ -47,6 +51,8 @@ class LabeledImages:
     splits: np.ndarray
     hashes: np.ndarray
     skipped: pd.DataFrame
+    folder: Path
+    rows: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,6 +72,7 @@ class LabeledImages:
             splits=self.splits[keep],
             hashes=self.hashes[keep],
             skipped=skipped,
+            rows=self.rows[keep],
         )
 
     def key(self) -> str:
@@ -100,7 +107,7 @@ class SelectedImages:
 
 def fingerprint(source: Source, image_size: int, limit: int | None) -> str:
     """Identity of what `ingest` would write; changes when a file of the source changes."""
-    text = json.dumps([source.name, source.stamp, source.class_names, image_size, limit], default=str)
+    text = json.dumps([LAYOUT, source.name, source.stamp, source.class_names, image_size, limit], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -156,6 +163,8 @@ def open_dataset(folder: Path) -> LabeledImages:
         splits=table["split"].to_numpy(dtype=object),
         hashes=table["hash"].to_numpy(dtype=object),
         skipped=pd.read_csv(folder / "skipped.csv", dtype=str, keep_default_na=False),
+        folder=folder,
+        rows=np.arange(len(table)),
     )
 
 
@@ -172,25 +181,33 @@ def _check_room(cache: Path, needed: int, name: str) -> None:
 def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int, report: Report) -> None:
     kept: list[Record] = []
     hashes: list[str] = []
+    preview_ends: list[int] = []
     skipped: list[tuple[str, str]] = []
     seen: set[str] = set()
 
-    def attempt(record: Record) -> np.ndarray | str:
+    def attempt(record: Record) -> tuple[np.ndarray, bytes] | str:
         try:
             return decode(record.image, size)
         except BadImage as problem:
             return str(problem)
 
-    with (folder / "images.u8").open("wb") as file, ThreadPoolExecutor() as pool:
+    with (
+        (folder / "images.u8").open("wb") as file,
+        (folder / "previews.bin").open("wb") as previews,
+        ThreadPoolExecutor() as pool,
+    ):
         done = 0
         for chunk in _chunks(source.read(rows), DECODE_CHUNK):
-            for record, pixels in zip(chunk, pool.map(attempt, chunk), strict=True):
-                problem = pixels if isinstance(pixels, str) else _row_problem(record, source.class_names, seen)
-                if isinstance(pixels, str) or problem:
+            for record, decoded in zip(chunk, pool.map(attempt, chunk), strict=True):
+                problem = decoded if isinstance(decoded, str) else _row_problem(record, source.class_names, seen)
+                if isinstance(decoded, str) or problem:
                     skipped.append((record.id, problem))
                     continue
+                pixels, preview = decoded
                 seen.add(record.id)
                 file.write(pixels.tobytes())
+                previews.write(preview)
+                preview_ends.append(previews.tell())
                 hashes.append(hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest())
                 kept.append(replace(record, image=b""))
             done += len(chunk)
@@ -205,6 +222,7 @@ def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int, repor
             "label": codes[0],
             "split": [SPLIT_NAMES.get(str(r.split).lower(), "") for r in kept],
             "hash": hashes,
+            "preview_end": preview_ends,
         }
     )
     if any(not _is_missing(r.true_label) for r in kept):

@@ -7,10 +7,11 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.data.dataset import LabeledImages, ingest, natural_size
 from engine.data.sources import Source, SourceOptions, open_source
-from engine.data.splits import by_column, by_share, reconcile
+from engine.data.splits import by_column, by_list, by_share, reconcile
 from engine.errors import InputError
 
 SHARE = "share:"
+LIST = "ids:"
 
 
 def open_sources(config: RunConfig) -> tuple[Source, Source | None]:
@@ -21,11 +22,16 @@ def open_sources(config: RunConfig) -> tuple[Source, Source | None]:
     """
     options = SourceOptions(config.label_column, config.true_label_column, config.human_labels, config.torchvision_root)
     training = open_source(config.train, options)
-    if config.validation == "split" or (config.validation or "").startswith(SHARE):
+    if config.validation == "split" or (config.validation or "").startswith((SHARE, LIST)):
         return training, None
     if config.validation is None and training.has_splits:
         return training, None
-    validation = config.validation or _own_validation(config.train)
+    if lacks_validation(config, training):
+        raise InputError(
+            f"{config.train}: no validation split; give --validation SPEC, add a split column or train/ and validation/ folders, "
+            "or --validation share:0.1 if a tenth of its labels can be trusted"
+        )
+    validation = config.validation or config.train
     own = validation == config.train or validation.startswith("torchvision:")
     columns = options if own and validation != "demo" else SourceOptions(torchvision_root=config.torchvision_root)
     return training, open_source(validation, replace(columns, human_labels=None), default_split="validation")
@@ -57,6 +63,8 @@ def load_splits(
         return reconcile(training, ingest(validation, cache, size, None, report))
     if config.validation and config.validation.startswith(SHARE):
         return reconcile(*by_share(training, _share(config.validation), config.seed))
+    if config.validation and config.validation.startswith(LIST):
+        return reconcile(*by_list(training, trusted_list(config)))
     return reconcile(*by_column(training))
 
 
@@ -67,10 +75,12 @@ def _share(validation: str) -> float:
         raise InputError(f"--validation {validation}: expected a number, such as share:0.1") from error
 
 
-def _own_validation(train: str) -> str:
-    if train == "demo" or train.startswith("torchvision:"):
-        return train
-    raise InputError(
-        f"{train}: no validation split; give --validation SPEC, add a split column or train/ and validation/ folders, "
-        "or --validation share:0.1 if a tenth of its labels can be trusted"
-    )
+def lacks_validation(config: RunConfig, training: Source) -> bool:
+    """Whether neither the configuration nor the source itself says which images can be trusted."""
+    own = training.has_splits or config.train == "demo" or config.train.startswith("torchvision:")
+    return config.validation is None and not own
+
+
+def trusted_list(config: RunConfig) -> Path:
+    """The file that `ids:FILE` names."""
+    return Path((config.validation or "").removeprefix(LIST)).expanduser()

@@ -126,7 +126,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     """Read a CSV manifest; raises InputError that names the file."""
     try:
         return pd.read_csv(path, dtype=object, keep_default_na=False, na_values=[""])
-    except (ValueError, pd.errors.ParserError) as error:
+    except (OSError, ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{path}: not a readable CSV ({str(error).strip()})") from error
 
 

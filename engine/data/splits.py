@@ -2,10 +2,13 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from engine.data.dataset import LabeledImages
+from engine.data.sources import read_csv
 from engine.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -24,7 +27,36 @@ def by_column(images: LabeledImages) -> tuple[LabeledImages, LabeledImages]:
             f"{images.name}: no image is marked as {'training' if validation.any() else 'validation'}; "
             "give --validation SPEC, or --validation share:0.1 if a tenth of its labels can be trusted"
         )
-    return images.subset(~validation), images.subset(validation)
+    return _apart(images, validation)
+
+
+def by_list(images: LabeledImages, path: Path) -> tuple[LabeledImages, LabeledImages]:
+    """The images that a CSV names (columns `id` and `label`, trusted) become the validation split; the rest is the training set.
+
+    Raises:
+        InputError: the file cannot be read, or a row names no image or no class.
+    """
+    table = read_csv(path)
+    if missing := {"id", "label"} - set(table.columns):
+        raise InputError(f"{path}: no column {', '.join(sorted(missing))}; a list of trusted images has the columns id and label")
+    rows = pd.Index(images.ids).get_indexer(pd.Index(table["id"].astype(str)))
+    labels = pd.Index(images.class_names).get_indexer(pd.Index(table["label"].astype(str)))
+    for column, found, what in (("id", rows, "training image"), ("label", labels, "class")):
+        if (found < 0).any():
+            at = int(np.argmax(found < 0))
+            raise InputError(f"{path}, row {at + 1}: no {what} is called {table[column].iloc[at]!r}")
+    chosen = np.zeros(len(images), dtype=bool)
+    chosen[rows] = True
+    trusted = images.labels.copy()
+    trusted[rows] = labels
+    training, validation = _apart(images, chosen)
+    return training, replace(validation, labels=trusted[chosen])
+
+
+def _apart(images: LabeledImages, validation: np.ndarray) -> tuple[LabeledImages, LabeledImages]:
+    """Training set and validation split; what was skipped so far is listed with the training set alone."""
+    chosen = images.subset(validation)
+    return images.subset(~validation), replace(chosen, skipped=chosen.skipped.iloc[:0])
 
 
 def by_share(images: LabeledImages, share: float, seed: int) -> tuple[LabeledImages, LabeledImages]:
@@ -44,7 +76,7 @@ def by_share(images: LabeledImages, share: float, seed: int) -> tuple[LabeledIma
     chosen[trusted[stratified_share(images.labels[trusted], share, seed)]] = True
     if chosen.all():
         raise InputError(f"--validation share:{share}: no training image would be left")
-    return images.subset(~chosen), images.subset(chosen)
+    return _apart(images, chosen)
 
 
 def stratified_share(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -119,6 +119,18 @@ def head(connection: sqlite3.Connection, dataset: str) -> int:
     return int(connection.execute("SELECT coalesce(max(seq), 0) FROM actions WHERE dataset = ?", (dataset,)).fetchone()[0])
 
 
+def changes_since(connection: sqlite3.Connection, dataset: str, seq: int) -> list[tuple[str, str | None, str | None]]:
+    """The images that actions after `seq` touched, each with the verdict and label that hold now; None where none does."""
+    return connection.execute(
+        "WITH touched AS (SELECT DISTINCT d.image AS image FROM actions a JOIN decisions d ON d.action = coalesce(a.target, a.seq) "
+        "WHERE a.dataset = :dataset AND a.seq > :seq) "
+        "SELECT t.image, d.verdict, d.to_label FROM touched t LEFT JOIN decisions d ON d.image = t.image AND d.action = ("
+        "SELECT a.seq FROM decisions e JOIN actions a ON a.seq = e.action "
+        f"WHERE e.image = t.image AND a.dataset = :dataset AND {_HOLDS} ORDER BY a.seq DESC LIMIT 1)",
+        {"dataset": dataset, "seq": seq},
+    ).fetchall()
+
+
 def current_decisions(connection: sqlite3.Connection, dataset: str) -> pd.DataFrame:
     """The last decision that holds for each image: columns image, verdict, from_label, to_label, at, who, run."""
     rows = connection.execute(

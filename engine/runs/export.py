@@ -8,6 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from engine.config import RunConfig
+from engine.data.load import LIST, trusted_list
+from engine.data.sources import read_csv
 from engine.errors import InputError
 from engine.files import replacing, replacing_folder
 from engine.runs.decisions import current_decisions, read_log, write_log
@@ -20,7 +23,8 @@ LOG_TYPES: dict[str, Any] = {"image": str, "from_label": str, "to_label": str, "
 def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: RunRow) -> pd.DataFrame:
     """One row an image of a run: id, given_label, final_label, decision, when.
 
-    Only decisions change a label: an accepted or chosen label is final, every other image keeps the given one.
+    Only decisions change a label: an accepted or chosen label is final, every other image keeps the given one. Training
+    images that a person confirmed for the validation split (`ids:FILE`) come last, with the label confirmed.
 
     Raises:
         InputError: the run has no scores yet.
@@ -33,6 +37,12 @@ def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: Ru
     table["final_label"] = made["to_label"].fillna(table["given_label"])
     table["decision"] = made["verdict"].fillna("")
     table["when"] = pd.to_datetime(made["at"], unit="s", utc=True)
+    config = RunConfig.from_json(row.config)
+    if (config.validation or "").startswith(LIST):
+        confirmed = read_csv(trusted_list(config)).astype(str).rename(columns={"label": "final_label"})
+        if "given_label" in confirmed:
+            confirmed["decision"] = "confirm"
+            table = pd.concat([table, confirmed[["id", "given_label", "final_label", "decision"]]], ignore_index=True)
     return table
 
 

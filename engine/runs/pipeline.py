@@ -18,9 +18,10 @@ from safetensors.torch import save_file as save_torch_file
 
 from engine.config import RunConfig, digest
 from engine.curvature.base import Curvature
-from engine.curvature.fit import fit_curvature, restore_curvature
+from engine.curvature.fit import HEAD_BATCH, fit_curvature, predict, restore_curvature
 from engine.data.dataset import LabeledImages
 from engine.data.load import load_splits, open_sources
+from engine.diagnostics.embedding import embed, nearest
 from engine.diagnostics.metrics import quality
 from engine.errors import InputError
 from engine.files import replacing
@@ -39,6 +40,9 @@ from engine.training.models import Classifier, build_model, input_size, whiten
 from engine.training.trainer import TrainingPlan, train
 
 WHITENING_IMAGES = 2000
+EVIDENCE_IMAGES = 4
+# Small, so that the app reads one image's candidate scores without the others'.
+SCORES_ROW_GROUP = 10_000
 
 Note = Callable[[str], None]
 Result = dict[str, Any]
@@ -85,11 +89,12 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
     stage = Stage(config, workspace, select_device(device_name), report, note)
     methods = select_methods(config.methods, config.candidates, config.optimizer)
     training, validation = load(stage, row)
-    minima = {}
+    minima, models = {}, {}
     for name in sorted({method.minimum for method in methods}):
         model, key = validation_minimum(stage, "erm" if name == "erm" else config.optimizer, training, validation)
         evaluation = evaluate_minimum(stage, f"score ({name})", model, key, training, validation)
         minima[name] = ScoringContext(training.labels, len(training.class_names), evaluation)
+        models[name] = model, key
 
     scores: dict[str, Scores] = {}
     summaries: dict[str, Result] = {}
@@ -100,7 +105,8 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
         seconds = time.monotonic() - clock + context.evaluation.seconds
         measured = quality(scores[method.name], training.labels, training.true_labels)
         summaries[method.name] = {**measured, "score_seconds": round(seconds, 3)}
-    beliefs = loss_posterior(minima[methods[0].minimum])
+    first = methods[0].minimum
+    beliefs = loss_posterior(minima[first])
     folder = workspace.run(row.id)
     write_scores(folder, training, scores, beliefs)
     passes = sum(context.evaluation.seconds for context in minima.values())
@@ -117,9 +123,12 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
         "skipped": len(training.skipped) + len(validation.skipped),
         "methods": summaries,
         "scores": str(folder.scores),
+        "classes_in_order": list(training.class_names),
+        "images": {"training": training.folder.name, "validation": validation.folder.name},
     }
     with replacing(folder.result) as temporary:
         temporary.write_text(json.dumps(result, indent=1))
+    write_map(stage, folder, *models[first], minima[first].evaluation, beliefs, training, validation)
     return result
 
 
@@ -257,7 +266,7 @@ def write_scores(folder: RunFolder, training: LabeledImages, scores: dict[str, S
     `rank` is 1 for the most suspicious image under the first method. `suggested_label` is the class of highest noise
     posterior, which weighs the given label and the noise learnt from all of them; `confidence` is that posterior and
     `wrong_probability` the posterior that the given label is wrong. `candidate_classes` and `candidate_scores` are lists:
-    the first method's score of every candidate label.
+    the first method's score of every candidate label; `image_row` is the image's row in the decoded dataset.
     """
     names = np.array(training.class_names, dtype=object)
     first = next(iter(scores.values()))
@@ -276,8 +285,39 @@ def write_scores(folder: RunFolder, training: LabeledImages, scores: dict[str, S
     table["wrong_probability"] = beliefs.wrong
     table["candidate_classes"] = list(names[candidates.classes])
     table["candidate_scores"] = list(candidates.scores)
+    table["image_row"] = training.rows
     with replacing(folder.scores) as temporary:
-        table.to_parquet(temporary, index=False)
+        table.to_parquet(temporary, index=False, row_group_size=SCORES_ROW_GROUP)
+
+
+def write_map(
+    stage: Stage,
+    folder: RunFolder,
+    model: Classifier,
+    key: str,
+    evaluation: Evaluation,
+    beliefs: NoisePosterior,
+    training: LabeledImages,
+    validation: LabeledImages,
+) -> None:
+    """Write embedding.parquet, row for row beside scores.parquet: `x` and `y` on the map, and the validation images most
+    like the image, `near_given` of its given label and `near_suggested` of the suggested one (rows of the decoded split)."""
+    artifact = stage.workspace.artifact("map", digest(key, training.key(), validation.key(), stage.config.mirror))
+    if not artifact.exists():
+        stage.report(Progress("map", 0, 1, "fit", None, 0.0, 0.0))
+        batches = read_batches(validation.images, np.arange(len(validation)), HEAD_BATCH, stage.device)
+        references = torch.cat([predict(model, batch)[0].half().cpu() for _, batch in batches])
+        suspicion = np.argsort(np.argsort(-beliefs.wrong, kind="stable"))
+        coordinates = embed(evaluation.features, suspicion, stage.config.seed)
+        with replacing(artifact) as temporary:
+            save_file({"coordinates": coordinates, "references": references.numpy()}, temporary)
+    tensors = load_file(artifact)
+    table = pd.DataFrame(tensors["coordinates"], columns=["x", "y"])
+    for name, labels in (("near_given", training.labels), ("near_suggested", beliefs.candidates.best())):
+        found = nearest(evaluation.features, labels, tensors["references"], validation.labels, EVIDENCE_IMAGES, stage.device)
+        table[name] = list(np.where(found < 0, -1, validation.rows[found]))
+    with replacing(folder.embedding) as temporary:
+        table.to_parquet(temporary, index=False, row_group_size=SCORES_ROW_GROUP)
 
 
 def _named(labels: np.ndarray, images: LabeledImages) -> "pd.Categorical[str]":

@@ -44,6 +44,7 @@ MIGRATIONS = (
         from_label TEXT NOT NULL, to_label TEXT, PRIMARY KEY (action, image)
     ) WITHOUT ROWID;
     """,
+    "CREATE INDEX decisions_by_image ON decisions (image, action)",
 )
 
 

@@ -1,21 +1,36 @@
-"""From a configuration to a queued run, without torch: what can be checked at once is checked here."""
+"""From a configuration to a queued run, without torch: what can be checked at once is checked here.
+
+    python -m engine.runs.submission WORKSPACE < CONFIG.json
+
+prints the id of the run; on bad input one line on stderr, with exit code 2.
+"""
 
 import sqlite3
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from engine.config import BUDGETS, CURVATURES, OPTIMIZERS, PARAMETERS, RunConfig, digest
-from engine.data.load import open_sources
-from engine.data.sources import Source
+from engine.data.load import LIST, open_sources, trusted_list
+from engine.data.sources import Source, read_csv
 from engine.errors import InputError
 from engine.influence.methods import select_methods
-from engine.runs.store import RunRow, register_dataset, submit
+from engine.runs.store import RunRow, register_dataset, store, submit
+from engine.runs.workspace import Workspace
 
 
 def identify(config: RunConfig, sources: tuple[Source, Source | None]) -> tuple[str, str]:
-    """Ids of a run and of its training data; both change when a file of the sources changes."""
+    """Ids of a run and of its training data; both change when a file of the sources changes.
+
+    Raises:
+        InputError: the list of trusted images cannot be read.
+    """
     training, validation = sources
     dataset = digest(training.name, training.stamp)
-    return digest(asdict(config), dataset, validation and [validation.name, validation.stamp]), dataset
+    trusted: object = validation and [validation.name, validation.stamp]
+    if (config.validation or "").startswith(LIST):
+        trusted = read_csv(trusted_list(config)).to_csv()
+    return digest(asdict(config), dataset, trusted), dataset
 
 
 def submit_run(connection: sqlite3.Connection, config: RunConfig) -> RunRow:
@@ -38,3 +53,12 @@ def submit_run(connection: sqlite3.Connection, config: RunConfig) -> RunRow:
     columns = ("label_column", "true_label_column", "human_labels", "torchvision_root")
     register_dataset(connection, dataset, config.train, {name: getattr(config, name) for name in columns})
     return submit(connection, run, config, dataset)
+
+
+if __name__ == "__main__":
+    try:
+        with store(Workspace(Path(sys.argv[1]))) as opened:
+            print(submit_run(opened, RunConfig.from_json(sys.stdin.read())).id)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

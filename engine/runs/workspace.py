@@ -55,6 +55,13 @@ class Workspace:
         """What a stage leaves; runs with the same configuration up to that stage share it."""
         return self.root / "stages" / f"{stage}-{key}.safetensors"
 
+    @property
+    def inspections(self) -> Path:
+        return self.root / "inspections"
+
+    def inspection(self, key: str) -> "InspectionFolder":
+        return InspectionFolder(self.inspections / key)
+
     def run(self, run: str) -> "RunFolder":
         return RunFolder(self.root / "runs" / run)
 
@@ -86,12 +93,51 @@ class RunFolder:
         return self.root / "scores.parquet"
 
     @property
+    def embedding(self) -> Path:
+        return self.root / "embedding.parquet"
+
+    @property
     def skipped(self) -> Path:
         return self.root / "skipped.csv"
 
     @property
     def result(self) -> Path:
         return self.root / "result.json"
+
+    def selection(self, key: str) -> Path:
+        """Images chosen on the map, by the digest of their ids."""
+        return self.root / "selections" / f"{key}.json"
+
+
+@dataclass(frozen=True)
+class InspectionFolder:
+    """What looking at a dataset leaves behind."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.json"
+
+    @property
+    def skipped(self) -> Path:
+        return self.root / "skipped.csv"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "inspection.lock"
+
+    def confirmed(self, key: str) -> Path:
+        """Training images whose labels a person confirmed, by the digest of the list."""
+        return self.root / f"confirmed-{key}.csv"
 
 
 def open_workspace(folder: str) -> Workspace:

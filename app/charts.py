@@ -1,0 +1,81 @@
+"""The app's plots; each takes plain data and returns a plotly figure."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+from app.readers import VERDICTS, Review
+
+MANY_CLASSES = 30
+COLOURS = (
+    "#0f8a7e", "#d9622b", "#5b6ee1", "#b8860b", "#c2417c", "#4d9221", "#7b5ea7", "#0e7fb8", "#8c564b", "#6b7280",
+    "#e0a100", "#2f9e8f", "#a23b72", "#3a7d44", "#d1495b", "#30638e", "#9c6644", "#8338ec", "#588157", "#e07a5f",
+)  # fmt: skip
+VERDICT_COLOURS = {"open": "#9aa3ad", "accept": "#0f8a7e", "reject": "#5b6ee1", "relabel": "#d9622b", "skip": "#b8860b"}
+MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
+
+
+def class_counts(classes: list[str], counts: dict[str, list[int]]) -> go.Figure:
+    """Images a class, one bar for each split."""
+    figure = go.Figure(
+        [go.Bar(x=classes, y=values, name=name, marker_color=COLOURS[i]) for i, (name, values) in enumerate(counts.items())]
+    )
+    return figure.update_layout(height=260, margin=MARGIN, yaxis_title="images", legend_orientation="h")
+
+
+def confusion(classes: list[str], rows: np.ndarray, columns: np.ndarray, row_title: str, column_title: str) -> go.Figure:
+    """How many images carry label `rows` and would carry label `columns`; the diagonal is left blank so that the rest shows."""
+    count = len(classes)
+    table = np.bincount(rows * count + columns, minlength=count**2).reshape(count, count).astype(float)
+    table[np.diag_indices(count)] = np.nan
+    text = np.where(np.nan_to_num(table) > 0, np.nan_to_num(table).astype(int).astype(str), "")
+    heat = go.Heatmap(
+        z=table, x=classes, y=classes, text=text if count <= MANY_CLASSES else None, texttemplate="%{text}", showscale=False,
+        colorscale=[[0, "rgba(15,138,126,0.03)"], [1, "#0f8a7e"]], hovertemplate=f"{row_title} %{{y}} → {column_title} %{{x}}: %{{z}}<extra></extra>",
+    )  # fmt: skip
+    # Clicks select points, which heat maps have none of: an invisible one lies on every cell.
+    ys, xs = np.nonzero(np.nan_to_num(table))
+    cells = go.Scatter(
+        x=[classes[x] for x in xs], y=[classes[y] for y in ys], mode="markers", customdata=np.stack([ys, xs], 1),
+        marker={"size": max(8, 420 // count), "symbol": "square", "opacity": 0.001}, hoverinfo="skip", showlegend=False,
+    )  # fmt: skip
+    figure = go.Figure([heat, cells])
+    figure.update_xaxes(title=column_title, side="top", showgrid=False)
+    figure.update_yaxes(title=row_title, autorange="reversed", showgrid=False)
+    return figure.update_layout(height=max(360, min(900, 26 * count + 150)), margin=MARGIN)
+
+
+def feature_map(review: Review, coordinates: np.ndarray, colour: str) -> go.Figure:
+    """Images in feature space, coloured by `given`, `suggested`, `suspicion` or `decision`; customdata holds their rows."""
+    rows = np.flatnonzero(np.isfinite(coordinates[:, 0]))
+    figure = go.Figure()
+
+    def points(chosen: np.ndarray, name: str, **marker: object) -> None:
+        figure.add_scattergl(
+            x=coordinates[chosen, 0],
+            y=coordinates[chosen, 1],
+            mode="markers",
+            name=name,
+            customdata=np.stack([chosen, review.image_row[chosen]], 1),
+            hoverinfo="none",
+            marker={"size": 5 if len(rows) < 20_000 else 3, "opacity": 0.75, **marker},
+        )
+
+    if colour == "suspicion":
+        rows = rows[np.argsort(-review.rank[rows])]  # the most suspicious are drawn last, on top
+        percentile = review.percentile()[rows]
+        bar = {"title": "percentile", "thickness": 12}
+        points(rows, "suspicion", color=percentile, colorscale="Viridis", showscale=True, colorbar=bar)
+    else:
+        values, names = {
+            "given": (review.given, review.classes),
+            "suggested": (review.suggested, review.classes),
+            "decision": (review.verdict, list(VERDICTS)),
+        }[colour]
+        for number in np.unique(values[rows]):
+            shade = VERDICT_COLOURS[names[number]] if colour == "decision" else COLOURS[number % len(COLOURS)]
+            points(rows[values[rows] == number], names[number], color=shade)
+    axis = {"visible": False, "showgrid": False, "zeroline": False}
+    return figure.update_layout(
+        height=680, margin=MARGIN, xaxis=axis, yaxis={**axis, "scaleanchor": "x"}, dragmode="lasso",
+        legend={"itemsizing": "constant", "title": {"text": colour}}, uirevision="map",
+    )  # fmt: skip

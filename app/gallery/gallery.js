@@ -1,0 +1,306 @@
+// One gallery lives on a page; what must outlast a redraw is kept here.
+const kept = new WeakMap();
+const SEND_AFTER = 60;
+const RETRY_AFTER = 1500;
+const VERDICTS = { a: "accept", r: "reject", s: "skip" };
+
+export default function (component) {
+  const root = component.parentElement;
+  let g = kept.get(root);
+  if (!g) kept.set(root, (g = create(root)));
+  g.turn = (by) => component.setTriggerValue("turn", by);
+  if (component.data) update(g, component.data);
+  const onKey = (event) => key(g, event);
+  const onLeave = (event) => { if (g.queue.length) event.preventDefault(); };
+  // Before Streamlit's own shortcuts (R and C), which would otherwise take the key.
+  window.addEventListener("keydown", onKey, true);
+  window.addEventListener("beforeunload", onLeave);
+  return () => {
+    window.removeEventListener("keydown", onKey, true);
+    window.removeEventListener("beforeunload", onLeave);
+  };
+}
+
+function create(root) {
+  const part = (name) => root.querySelector("." + name);
+  const g = {
+    bar: part("bar"), trouble: part("trouble"), grid: part("grid"), panel: part("panel"), pages: part("pages"),
+    previous: part("previous"), next: part("next"), focus: 0, rows: "", cards: [], history: [], queue: [], n: 0, times: [],
+    evidence: new Map(), sending: false,
+  };
+  g.tab = sessionStorage.getItem("sharpeye-tab") || crypto.getRandomValues(new Uint32Array(2)).join("-");
+  sessionStorage.setItem("sharpeye-tab", g.tab);
+  g.previous.onclick = () => g.turn(-1);
+  g.next.onclick = () => g.turn(1);
+  return g;
+}
+
+function update(g, data) {
+  g.data = data;
+  const store = "sharpeye-queue-" + data.run;
+  if (g.store !== store) {
+    // What a reload or a restart of the app left unsaved is sent again.
+    g.store = store;
+    const left = JSON.parse(sessionStorage.getItem(store) || "[]");
+    g.n = Math.max(Date.now(), ...left.map((entry) => entry.n + 1));
+    g.queue = left;
+    g.history = [];
+    if (left.length) send(g);
+  }
+  g.seen = data.seen;
+  const rows = data.cards.map((card) => card.row).join();
+  if (rows !== g.rows) {
+    g.rows = rows;
+    g.cards = data.cards;
+    g.focus = g.enterAtEnd ? Math.max(0, data.cards.length - 1) : 0;
+    g.enterAtEnd = false;
+    draw(g);
+  } else {
+    data.cards.forEach((card, index) => { if (!waiting(g, card.row)) set(g, index, card.verdict, card.label); });
+  }
+  for (const entry of g.queue) if (entry.kind === "decide") show(g, entry.row, entry.verdict, entry.label ?? -1);
+  g.pages.textContent = `Page ${data.page} of ${data.pages.toLocaleString()}`;
+  g.previous.disabled = data.page <= 1;
+  g.next.disabled = data.page >= data.pages;
+  drawBar(g, data.summary);
+}
+
+const waiting = (g, row) => g.queue.some((entry) => entry.row === row);
+const name = (g, label) => g.data.classes[label];
+const make = (tag, className, text) => {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+};
+const picture = (source, alt, className) => {
+  const image = make("img", className);
+  image.src = source;
+  image.alt = alt;
+  image.decoding = "async";
+  return image;
+};
+
+function draw(g) {
+  g.grid.replaceChildren(...g.cards.map((card, index) => {
+    const element = make("div", "card");
+    element.tabIndex = -1;
+    element.setAttribute("role", "listitem");
+    element.dataset.row = card.row;
+    element.dataset.id = card.id;
+    const text = make("div", "text");
+    const labels = make("div", "labels");
+    labels.append(make("span", "given", name(g, card.given)));
+    labels.append(make("span", "suggested", card.suggested === card.given ? "looks right" : "→ " + name(g, card.suggested)));
+    const facts = make("div", "facts");
+    facts.append(make("span", "", `top ${Math.max(0.01, 100 - card.percentile).toPrecision(2)} %`));
+    facts.append(make("span", "", `${Math.round(100 * card.confidence)} % sure`));
+    text.append(labels, facts);
+    if (card.truth >= 0) text.append(make("div", "truth", `true: ${name(g, card.truth)}`));
+    element.append(picture(card.picture, `Image ${card.id}, labelled ${name(g, card.given)}`), text);
+    element.onclick = () => move(g, index);
+    element.onfocus = () => { if (g.focus !== index) move(g, index); };
+    return element;
+  }));
+  g.cards.forEach((card, index) => set(g, index, card.verdict, card.label));
+  if (g.cards.length) move(g, g.focus, false);
+  else g.panel.replaceChildren(make("div", "name", "No image to show."));
+}
+
+function set(g, index, verdict, label) {
+  const card = g.cards[index], element = g.grid.children[index];
+  card.verdict = verdict;
+  card.label = label;
+  element.className = `card ${verdict === "open" ? "" : verdict}${index === g.focus ? " focus" : ""}`;
+  element.querySelector(".badge")?.remove();
+  const said = { accept: () => "✓ " + name(g, card.suggested), reject: () => "kept", relabel: () => "✓ " + name(g, label), skip: () => "skipped" };
+  if (verdict in said) element.append(make("span", "badge", said[verdict]()));
+  element.setAttribute("aria-label", `${card.id}: labelled ${name(g, card.given)}, suggested ${name(g, card.suggested)}, ${verdict}`);
+}
+
+function show(g, row, verdict, label) {
+  const index = g.cards.findIndex((card) => card.row === row);
+  if (index >= 0) set(g, index, verdict, label);
+}
+
+function move(g, to, take = true) {
+  if (!g.cards.length) return;
+  const index = Math.min(Math.max(to, 0), g.cards.length - 1);
+  for (const [at, element] of [...g.grid.children].entries()) {
+    element.classList.toggle("focus", at === index);
+    element.tabIndex = at === index ? 0 : -1;
+  }
+  g.focus = index;
+  if (take) {
+    g.grid.children[index].focus({ preventScroll: true });
+    g.grid.children[index].scrollIntoView({ block: "nearest" });
+  }
+  drawPanel(g);
+  clearTimeout(g.asking);
+  g.asking = setTimeout(() => ask(g), 80);
+}
+
+async function ask(g) {
+  const card = g.cards[g.focus], at = `${g.data.run}/${card.row}`;
+  if (!g.evidence.has(at)) {
+    try {
+      const answer = await fetch(`/evidence/${at}`);
+      if (answer.ok) g.evidence.set(at, await answer.json());
+    } catch { return; }
+  }
+  if (g.cards[g.focus] === card) drawPanel(g);
+}
+
+function drawPanel(g) {
+  const card = g.cards[g.focus], found = g.evidence.get(`${g.data.run}/${card.row}`);
+  const parts = [picture(card.picture, `Image ${card.id}`, "large"), make("div", "name", card.id)];
+  const actions = make("div", "actions");
+  const button = (text, verdict, main) => {
+    const made = make("button", main ? "main" : "", text);
+    made.type = "button";
+    made.onclick = () => decide(g, verdict);
+    return made;
+  };
+  const same = card.suggested === card.given;
+  actions.append(
+    button(same ? "Label is right" : `Accept “${name(g, card.suggested)}”`, "accept", true),
+    button(`Keep “${name(g, card.given)}”`, "reject"), button("Skip", "skip"),
+  );
+  const choose = make("select");
+  choose.setAttribute("aria-label", "Choose another class");
+  choose.append(new Option("Another class…", ""), ...g.data.classes.map((text, at) => new Option(at < 9 ? `${at + 1}  ${text}` : text, at)));
+  choose.onchange = () => { if (choose.value) decide(g, "relabel", Number(choose.value)); };
+  actions.append(choose);
+  parts.push(actions);
+  parts.push(make("h4", "", `P(label is wrong) ${Math.round(100 * card.wrong)} %`));
+  if (found?.candidates) {
+    parts.push(make("h4", "", "Influence under each label (short: plausible)"));
+    const bars = make("div", "bars"), most = Math.max(...found.candidates.map((one) => one.score), 1e-30);
+    for (const { label, score } of found.candidates.slice(0, 12)) {
+      const kind = label === name(g, card.suggested) ? "suggested" : label === name(g, card.given) ? "given" : "";
+      const bar = make("i", kind);
+      bar.style.width = `${Math.max(0, (100 * score) / most)}%`;
+      bars.append(make("span", kind, label + (label === name(g, card.given) ? " (given)" : "")), bar);
+    }
+    parts.push(bars);
+    for (const [title, label, urls] of [
+      ["suggested", card.suggested, found.near_suggested], ["given", card.given, found.near_given],
+    ]) {
+      if (!urls?.length || (title === "given" && same)) continue;
+      parts.push(make("h4", "", `Most alike among trusted “${name(g, label)}”`));
+      const near = make("div", "near");
+      near.append(...urls.map((source) => picture(source, `Trusted ${name(g, label)}`)));
+      parts.push(near);
+    }
+  }
+  g.panel.replaceChildren(...parts);
+}
+
+function drawBar(g, summary) {
+  const item = (value, text) => {
+    const made = make("span");
+    made.append(make("b", "", value), " " + text);
+    return made;
+  };
+  const whole = (value) => Math.round(value).toLocaleString();
+  const now = Date.now();
+  g.times = g.times.filter((time) => now - time < 120000);
+  const minutes = g.times.length > 4 ? Math.max((now - g.times[0]) / 60000, 0.05) : 0;
+  const parts = [
+    item(whole(summary.decided), `of ${whole(summary.images)} decided`), item(whole(summary.changed), "labels changed"),
+    item("≈ " + whole(summary.expected_open), "wrong labels left"),
+    item("≈ " + whole(summary.expected_next), `of them among the next ${summary.next} suspects`),
+  ];
+  if (minutes) parts.push(item(whole(g.times.length / minutes), "decisions a minute"));
+  if (summary.next && summary.expected_next / summary.next < 0.05) parts.push(make("span", "", "A good place to stop: fewer than 1 in 20 is wrong from here."));
+  const meter = make("div", "meter"), fill = make("i");
+  fill.style.width = `${Math.min(100, (100 * summary.decided) / Math.max(1, summary.expected))}%`;
+  meter.title = "Images decided, as a share of the wrong labels expected";
+  meter.append(fill);
+  g.bar.replaceChildren(...parts, meter);
+}
+
+function key(g, event) {
+  const inside = event.composedPath()[0];
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || /^(INPUT|TEXTAREA|SELECT)$/.test(inside.tagName) || inside.isContentEditable) return;
+  if (document.querySelector('[role="dialog"]') || !g.grid.isConnected) return;
+  const pressed = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const columns = getComputedStyle(g.grid).gridTemplateColumns.split(" ").length;
+  const steps = { j: 1, k: -1, ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
+  if (pressed in steps) step(g, steps[pressed]);
+  else if (pressed in VERDICTS) decide(g, VERDICTS[pressed]);
+  else if (/^[1-9]$/.test(pressed)) { if (Number(pressed) <= g.data.classes.length) decide(g, "relabel", Number(pressed) - 1); }
+  else if (pressed === "u") back(g);
+  else if (pressed === "y") add(g, { kind: "redo" });
+  else if (pressed === "n") { if (!g.next.disabled) g.turn(1); }
+  else if (pressed === "p") { if (!g.previous.disabled) g.turn(-1); }
+  else return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+}
+
+function step(g, by) {
+  const to = g.focus + by;
+  if (to >= g.cards.length && by === 1 && !g.next.disabled) return g.turn(1);
+  if (to < 0 && by === -1 && !g.previous.disabled) { g.enterAtEnd = true; return g.turn(-1); }
+  if (to >= 0 && to < g.cards.length) move(g, to);
+}
+
+function decide(g, verdict, label) {
+  const card = g.cards[g.focus];
+  if (!card) return;
+  g.history.push({ row: card.row, verdict: card.verdict, label: card.label });
+  const after = verdict === "relabel" ? label : verdict === "accept" ? card.suggested : verdict === "reject" ? card.given : -1;
+  set(g, g.focus, verdict, after);
+  g.times.push(Date.now());
+  add(g, { kind: "decide", row: card.row, verdict, label });
+  move(g, g.focus + 1);
+}
+
+function back(g) {
+  const last = g.history.pop();
+  if (last) {
+    show(g, last.row, last.verdict, last.label);
+    const index = g.cards.findIndex((card) => card.row === last.row);
+    if (index >= 0) move(g, index);
+  }
+  add(g, { kind: "undo" });
+}
+
+function add(g, entry) {
+  g.queue.push({ n: g.n++, ...entry });
+  sessionStorage.setItem(g.store, JSON.stringify(g.queue));
+  if (!g.sending) { clearTimeout(g.timer); g.timer = setTimeout(() => send(g), SEND_AFTER); }
+}
+
+async function send(g) {
+  if (g.sending || !g.queue.length) return;
+  g.sending = true;
+  const entries = g.queue.slice(), run = g.data.run;
+  const body = JSON.stringify({ tab: g.tab, seen: g.seen, entries, shown: g.cards.map((card) => card.row) });
+  let answer = null;
+  try {
+    const response = await fetch(`/decisions/${run}`, { method: "POST", body, keepalive: body.length < 60000, headers: { "content-type": "application/json", "x-sharpeye": "1" } });
+    answer = await response.json();
+    if (!response.ok && response.status < 500) throw new Error(answer.error);
+    if (!response.ok) answer = null;
+  } catch (error) { g.problem = error.message; answer = null; }
+  g.sending = false;
+  if (!answer) {
+    trouble(g, `${g.queue.length} decision${g.queue.length > 1 ? "s" : ""} not saved yet: the app does not answer (${g.problem}). They are kept here and sent again; leave this tab open.`);
+    g.timer = setTimeout(() => send(g), RETRY_AFTER);
+    return;
+  }
+  g.queue = g.queue.filter((entry) => entry.n > entries.at(-1).n);
+  sessionStorage.setItem(g.store, JSON.stringify(g.queue));
+  g.seen = answer.seen;
+  for (const [row, verdict, label] of answer.changes) if (!waiting(g, row)) show(g, row, verdict, label);
+  drawBar(g, answer.summary);
+  trouble(g, answer.conflicts.length ? `${answer.conflicts.length} of these were decided in another tab meanwhile and are left as they are there; decide again to overrule.` : "");
+  if (g.queue.length) g.timer = setTimeout(() => send(g), SEND_AFTER);
+}
+
+function trouble(g, text) {
+  g.trouble.textContent = text;
+  g.trouble.hidden = !text;
+}

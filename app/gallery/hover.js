@@ -1,0 +1,33 @@
+// Plotly's own hover labels hold text only, so the picture is laid over the page.
+export default function (component) {
+  const image = document.createElement("img");
+  Object.assign(image.style, {
+    position: "fixed", display: "none", zIndex: 1000, width: "128px", height: "128px", objectFit: "contain", pointerEvents: "none",
+    background: "#222", border: "2px solid #0f8a7e", borderRadius: "6px",
+  });
+  image.alt = "Image under the pointer";
+  document.body.append(image);
+  let plot = null;
+  const over = (event) => {
+    const point = event.points[0], at = event.event;
+    if (!point.customdata) return;
+    image.src = `/pictures/${component.data.decoded}/${point.customdata[1]}`;
+    image.style.left = `${Math.min(at.clientX + 16, innerWidth - 150)}px`;
+    image.style.top = `${Math.min(at.clientY + 16, innerHeight - 150)}px`;
+    image.style.display = "block";
+  };
+  const out = () => { image.style.display = "none"; };
+  const look = setInterval(() => {
+    const found = document.querySelector(".js-plotly-plot");
+    if (!found?.on || found === plot) return;
+    plot = found;
+    plot.on("plotly_hover", over);
+    plot.on("plotly_unhover", out);
+  }, 300);
+  return () => {
+    clearInterval(look);
+    image.remove();
+    plot?.removeListener?.("plotly_hover", over);
+    plot?.removeListener?.("plotly_unhover", out);
+  };
+}

@@ -1,0 +1,145 @@
+"""Plain HTTP beside Streamlit: pictures, the evidence on one image, and decisions.
+
+Decisions take this way rather than a Streamlit rerun, so that a key press costs one small request and is answered even
+while a page is being drawn.
+"""
+
+import getpass
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from app.readers import VERDICTS, Review, picture, picture_url, review, workspace
+from engine.errors import InputError
+from engine.runs.decisions import Conflict, Decision, decide, head, redo, undo
+from engine.runs.store import store
+
+# Only a script of this app can send it: other sites' requests with such a header are not let through by the browser.
+OWN_HEADER = "x-sharpeye"
+TABS_REMEMBERED = 1000
+
+_last_of_tab: "OrderedDict[str, int]" = OrderedDict()
+_lock = threading.Lock()
+
+
+def get_picture(request: Request) -> Response:
+    """An image by dataset and row."""
+    try:
+        content, kind = picture(request.path_params["name"], request.path_params["row"])
+    except InputError as error:
+        return JSONResponse({"error": str(error)}, 404)
+    return Response(content, media_type=kind, headers={"Cache-Control": "private, max-age=31536000, immutable"})
+
+
+def get_evidence(request: Request) -> Response:
+    """What speaks for and against an image's label: candidate scores, and the nearest trusted images."""
+    try:
+        return JSONResponse(evidence(review(request.path_params["run"]), request.path_params["row"]))
+    except InputError as error:
+        return JSONResponse({"error": str(error)}, 404)
+
+
+def evidence(found: Review, row: int) -> dict[str, Any]:
+    """Evidence on one row of a run's scores.
+
+    Raises:
+        InputError: no such row.
+    """
+    detail = found.row_details(row, found.folder.scores, ["candidate_classes", "candidate_scores"])
+    pairs = sorted(zip(detail["candidate_scores"], detail["candidate_classes"], strict=True))
+    result: dict[str, Any] = {"candidates": [{"label": label, "score": float(score)} for score, label in pairs]}
+    if found.folder.embedding.exists():
+        near = found.row_details(row, found.folder.embedding, ["near_given", "near_suggested"])
+        name = found.result["images"]["validation"]
+        for key in near:
+            result[key] = [picture_url(name, number) for number in near[key] if number >= 0]
+    return result
+
+
+async def post_decisions(request: Request) -> Response:
+    """Append decisions, undos and redos; answers with what changed since the tab last looked."""
+    from starlette.concurrency import run_in_threadpool
+
+    if OWN_HEADER not in request.headers:
+        return JSONResponse({"error": "not from this app"}, 403)
+    try:
+        body = await request.json()
+        return JSONResponse(await run_in_threadpool(take, request.path_params["run"], body))
+    except InputError as error:
+        return JSONResponse({"error": str(error)}, 404)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        return JSONResponse({"error": f"not a list of decisions ({error})"}, 400)
+
+
+def take(run: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Carry out a tab's entries in order, each once even where it is sent again.
+
+    Args:
+        run: whose suggestions were looked at.
+        body: `tab`; `seen`, the last action the tab knows; `entries`, each with a number `n` that only grows, a `kind`
+            (decide, undo, redo), and for decide a `row`, a `verdict` and, to relabel, a `label` (class number).
+
+    Returns:
+        `seen`; `changes`, [row, verdict, label] of every image touched since; `conflicts`, rows that another tab decided
+        meanwhile and that were left alone; `summary`.
+
+    Raises:
+        InputError: no such run.
+    """
+    found = review(run)
+    known, tab = int(body["seen"]), str(body["tab"])
+    before = found.verdict.copy(), found.label.copy()
+    conflicts: list[int] = []
+    here: set[int] = set()
+    who = getpass.getuser()
+    with _lock, store(workspace()) as connection:
+        done = _last_of_tab.get(tab, -1)
+        for entry in body["entries"]:
+            if entry["n"] <= done:
+                continue
+            if entry["kind"] == "decide":
+                decision = decision_of(found, entry)
+                row = int(entry["row"])
+                try:
+                    decide(connection, found.dataset, run, who, [decision], None if row in here else known)
+                    here.add(row)
+                except Conflict:
+                    conflicts.append(row)
+            elif entry["kind"] == "undo":
+                undo(connection, found.dataset, who)
+            elif entry["kind"] == "redo":
+                redo(connection, found.dataset, who)
+            done = int(entry["n"])
+            _last_of_tab[tab] = done
+            _last_of_tab.move_to_end(tab)
+        while len(_last_of_tab) > TABS_REMEMBERED:
+            _last_of_tab.popitem(last=False)
+        found.refresh(connection)
+        seen = head(connection, found.dataset)
+    touched = np.flatnonzero((before[0] != found.verdict) | (before[1] != found.label))
+    rows = sorted({*touched.tolist(), *conflicts, *(int(row) for row in body.get("shown", []))})
+    changes = [[row, VERDICTS[found.verdict[row]], int(found.label[row])] for row in rows]
+    return {"seen": seen, "changes": changes, "conflicts": conflicts, "summary": found.summary()}
+
+
+def decision_of(found: Review, entry: dict[str, Any]) -> Decision:
+    """What an entry of `take` decides."""
+    row, verdict = int(entry["row"]), str(entry["verdict"])
+    if not 0 <= row < len(found):
+        raise IndexError(f"row {row}")
+    labels = {"accept": found.suggested[row], "reject": found.given[row], "relabel": entry.get("label"), "skip": None}
+    label = labels[verdict]
+    name = None if label is None else found.classes[int(label)]
+    return Decision(str(found.ids[row]), verdict, found.classes[found.given[row]], name)
+
+
+ROUTES = [
+    Route("/pictures/{name}/{row:int}", get_picture),
+    Route("/evidence/{run}/{row:int}", get_evidence),
+    Route("/decisions/{run}", post_decisions, methods=["POST"]),
+]

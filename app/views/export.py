@@ -1,0 +1,89 @@
+"""Export: what the decisions change, and the files that leave the workspace."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app import charts
+from app.parts import chosen_review
+from app.readers import Review, workspace
+from engine.errors import InputError
+from engine.runs.decisions import read_log
+from engine.runs.export import cleaned_labels, export
+from engine.runs.store import dataset_source, get_run, store
+
+
+def labels_of(review: Review) -> pd.DataFrame:
+    """The cleaned labels of a run's images."""
+    with store(workspace()) as connection:
+        return cleaned_labels(connection, workspace(), get_run(connection, review.run))
+
+
+def log_of(review: Review) -> str:
+    """The decision log as CSV."""
+    with store(workspace()) as connection:
+        return read_log(connection, review.dataset).to_csv(index=False)
+
+
+def downloads(review: Review) -> list[tuple[str, str, Callable[[], str | bytes]]]:
+    """Title, file name and content of each download; made only when asked for."""
+    return [
+        ("Labels, CSV", "labels.csv", lambda: labels_of(review).to_csv(index=False)),
+        ("Labels, Parquet", "labels.parquet", lambda: labels_of(review).to_parquet(index=False)),
+        ("Decision log", "decisions.csv", lambda: log_of(review)),
+    ]
+
+
+left, _ = st.columns([3, 4])
+with left:
+    review = chosen_review()
+decided = review.verdict > 0
+final = np.where(review.label >= 0, review.label, review.given)
+changed = final != review.given
+with st.container(horizontal=True):
+    st.metric("Images", f"{len(review):,}")
+    st.metric("Decided", f"{int(decided.sum()):,}")
+    st.metric("Labels that change", f"{int(changed.sum()):,}")
+    st.metric("Wrong labels expected among the rest", f"≈ {float(review.wrong[~decided].sum()):,.0f}")
+if not decided.any():
+    st.info("Nothing is decided yet, so every image keeps its label. Decide on some suspects first.")
+    st.page_link("views/review.py", label="Go to Review", icon=":material/grid_view:")
+if changed.any():
+    st.subheader("What changes")
+    before_after, table = st.columns([3, 2])
+    figure = charts.confusion(review.classes, review.given[changed], final[changed], "before", "after")
+    before_after.plotly_chart(figure, alt="Labels before and after", key="before_after")
+    rows = np.flatnonzero(changed)[:1000]
+    names = np.array(review.classes, dtype=object)
+    table.dataframe(
+        pd.DataFrame({"image": review.ids[rows], "before": names[review.given[rows]], "after": names[final[rows]]}),
+        hide_index=True, height=figure.layout.height,
+    )  # fmt: skip
+st.subheader("Download")
+st.caption("Only decided changes are applied: an image nobody decided on keeps its label.")
+with st.container(horizontal=True):
+    for title, name, content in downloads(review):
+        st.download_button(title, content, file_name=name, icon=":material/download:", on_click="ignore")
+st.subheader("Write to a folder")
+with store(workspace()) as connection:
+    source = Path(dataset_source(connection, review.dataset)[0])
+with st.form("folder", border=False):
+    target = st.text_input("Folder", placeholder=str(Path.home() / "cleaned"))
+    copy = st.checkbox(
+        "Also a cleaned copy of the image folder",
+        disabled=not source.is_dir(),
+        help="Hard links where possible; only for a folder of class folders.",
+    )
+    if st.form_submit_button("Write files"):
+        if not target.strip():
+            st.error("Give a folder to write to.")
+        else:
+            try:
+                with store(workspace()) as connection, st.spinner("Writing…"):
+                    export(connection, workspace(), get_run(connection, review.run), Path(target.strip()).expanduser(), copy)
+                st.success(f"Wrote labels.csv, labels.parquet and decisions.csv{' and images/' if copy else ''} to {target}.")
+            except (InputError, OSError) as error:
+                st.error(f"Nothing was written: {error}")

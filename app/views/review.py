@@ -1,0 +1,157 @@
+"""Review: the suspects, most suspicious first, to accept, reject or relabel."""
+
+import getpass
+import json
+
+import numpy as np
+import streamlit as st
+
+from app import charts
+from app.filters import STATUSES, Filters, acceptable, matching
+from app.gallery import gallery
+from app.parts import chosen_review
+from app.readers import VERDICTS, Review, picture_url, workspace
+from engine.runs.decisions import Decision, decide
+from engine.runs.store import store
+
+PAGE_SIZES = (30, 60, 120)
+SORTS = {"": "suspicion (the run's ranking)", "wrong": "P(wrong)", "confidence": "confidence of the suggestion"}
+
+
+def ask_filters(review: Review) -> Filters:
+    """The filter row; every choice is in the address, so that a link restores the view."""
+    names = dict(enumerate(review.classes))
+    sorts = {**SORTS, **{name: name for name in review.methods if name != review.result["ranked_by"]}}
+    first, second, third, fourth, fifth = st.columns([2, 2, 2, 2.4, 2.4], vertical_alignment="bottom")
+    given = first.selectbox(
+        "Given label", list(names), index=None, format_func=names.__getitem__, key="given", bind="query-params", placeholder="any"
+    )
+    suggested = second.selectbox(
+        "Suggested label",
+        list(names),
+        index=None,
+        format_func=names.__getitem__,
+        key="suggested",
+        bind="query-params",
+        placeholder="any",
+    )
+    status = third.selectbox("Status", STATUSES, key="status", bind="query-params")
+    sort = fourth.selectbox("Sort by", list(sorts), format_func=sorts.__getitem__, key="sort", bind="query-params")
+    low, high = fifth.slider("Suspicion, percentile", 0.0, 100.0, (0.0, 100.0), key="suspicion", bind="query-params")
+    chosen = None
+    if (selection := st.query_params.get("selection")) and selection.isalnum():
+        path = review.folder.selection(selection)
+        if path.exists():
+            chosen = tuple(json.loads(path.read_text()))
+            left, right = st.columns([5, 1], vertical_alignment="center")
+            left.info(f"Only the {len(chosen):,} images chosen on the map.")
+            if right.button("Show all images"):
+                del st.query_params["selection"]
+                st.rerun()
+    differing = st.session_state.get("differing", False)
+    return Filters(given, suggested, status, (low, high), differing, sort or "", chosen)
+
+
+def frozen_rows(review: Review, filters: Filters) -> np.ndarray:
+    """Rows of this view as they were when its filters were set, so that a decided card does not jump away."""
+    wanted = (review.run, filters)
+    if st.session_state.get("view") != wanted:
+        changed = "view" in st.session_state
+        st.session_state["view"], st.session_state["rows"] = wanted, matching(review, filters)
+        if changed:
+            st.session_state["page"] = 1
+    return st.session_state["rows"]
+
+
+@st.dialog("Accept many suggestions")
+def accept_many(review: Review, page_rows: np.ndarray, view_rows: np.ndarray) -> None:
+    """Accept the suggestions of a page, or of the whole view above a confidence; one undo takes them all back."""
+    scope = st.radio("Which", ["This page", "All pages of this view"], horizontal=True)
+    confidence = st.slider("At least this sure, in percent", 0, 100, 90) / 100
+    rows = acceptable(review, page_rows if scope == "This page" else view_rows, confidence)
+    st.write(
+        f"**{len(rows):,}** open images would get the label suggested for them. Of these, about "
+        f"{float((1 - review.confidence[rows]).sum()):,.0f} suggestions are expected to be wrong. One undo takes them all back."
+    )
+    if st.button(f"Accept {len(rows):,} suggestions", type="primary", disabled=len(rows) == 0):
+        decisions = [
+            Decision(str(review.ids[row]), "accept", review.classes[review.given[row]], review.classes[review.suggested[row]])
+            for row in rows
+        ]
+        with store(workspace()) as connection:
+            decide(connection, review.dataset, review.run, getpass.getuser(), decisions)
+        st.toast(f"Accepted {len(rows):,} suggestions; U takes them back.")
+        st.rerun()
+
+
+def pick_pair() -> None:
+    """A cell of the confusion matrix was clicked: show its images."""
+    cells = [point["customdata"] for point in st.session_state["confusion"]["selection"]["points"] if "customdata" in point]
+    if cells:
+        st.session_state["given"], st.session_state["suggested"] = int(cells[0][0]), int(cells[0][1])
+
+
+def turn() -> None:
+    """The gallery asked for another page."""
+    st.session_state["page"] = max(1, st.session_state.get("page", 1) + int(st.session_state["gallery"]["turn"] or 0))
+
+
+def show_page(review: Review, rows: np.ndarray, size: int) -> None:
+    """One page of cards; runs alone when a page is turned."""
+    pages = max(1, -(-len(rows) // size))
+    page = min(max(1, st.session_state.get("page", 1)), pages)
+    st.session_state["page"] = page
+    st.query_params["page"] = str(page)
+    shown = rows[(page - 1) * size : page * size]
+    st.session_state["page_rows"] = shown
+    count = len(review)
+    cards = [
+        {
+            "row": int(row),
+            "picture": picture_url(review.decoded, int(review.image_row[row])),
+            "id": str(review.ids[row]),
+            "given": int(review.given[row]),
+            "suggested": int(review.suggested[row]),
+            "percentile": 100.0 * (1 - (int(review.rank[row]) - 1) / count),
+            "confidence": float(review.confidence[row]),
+            "wrong": float(review.wrong[row]),
+            "truth": -1 if review.truth is None or not st.session_state.get("benchmark") else int(review.truth[row]),
+            "verdict": VERDICTS[review.verdict[row]],
+            "label": int(review.label[row]),
+        }
+        for row in shown
+    ]
+    data = {
+        "run": review.run, "classes": review.classes, "seen": review.seen, "page": page, "pages": pages, "cards": cards,
+        "summary": review.summary(),
+    }  # fmt: skip
+    gallery(data, "gallery", turn)
+
+
+if "page" not in st.session_state and st.query_params.get("page", "").isdigit():
+    st.session_state["page"] = int(st.query_params["page"])
+head, tools = st.columns([3, 4], vertical_alignment="center")
+with head:
+    review = chosen_review()
+filters = ask_filters(review)
+rows = frozen_rows(review, filters)
+with tools, st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
+    size = st.selectbox(
+        "Cards a page", PAGE_SIZES, index=1, key="size", bind="query-params", label_visibility="collapsed", width=90
+    )
+    st.toggle("Only changes", key="differing", bind="query-params", help="Only images whose suggestion is not the given label")
+    if review.truth is not None:
+        st.toggle("True labels", key="benchmark", bind="query-params", help="Show the true labels of this benchmark")
+    if st.button("Accept many…", icon=":material/done_all:"):
+        accept_many(review, st.session_state.get("page_rows", rows[:0]), rows)
+    if st.button("Refresh", icon=":material/refresh:", help="Apply the filters again, to what is decided by now"):
+        st.session_state.pop("view")
+        st.rerun()
+with st.expander(f"{len(rows):,} images in this view · which classes are confused", icon=":material/grid_on:"):
+    figure = charts.confusion(review.classes, review.given, review.suggested, "given", "suggested")
+    st.plotly_chart(figure, key="confusion", on_select=pick_pair, selection_mode="points", alt="Given against suggested labels")
+    st.caption("Click a cell to see those images.")
+if len(rows) == 0:
+    st.info("No image matches these filters. Widen them to see more.")
+else:
+    st.fragment(show_page)(review, rows, size)

@@ -1,0 +1,236 @@
+"""Run: start a computation, watch it, and look back at earlier ones."""
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from app.commands import submit
+from app.readers import all_runs, run_title, workspace
+from engine.config import BUDGETS, CURVATURES, DEFAULT_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
+from engine.errors import InputError
+from engine.runs import store
+from engine.runs.inspection import inspections
+from engine.runs.store import FINISHED, RunRow
+from engine.runs.supervisor import ensure_supervisor
+
+STAGES = ("decode", "pretrain", "minimum", "curvature", "score", "map")
+MODELS = ("small", "resnet18", "resnet34", "resnet50", "convnext_tiny", "vit_b_16")
+ICONS = {"done": "✓", "failed": "✗", "canceled": "–", "running": "●", "queued": "…"}
+LOG_LINES = 40
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def dataset_title(config: RunConfig) -> str:
+    """A dataset in a few words."""
+    return f"{config.train.rsplit('/', 1)[-1]} · {(config.validation or 'its own validation split').rsplit('/', 1)[-1]}"
+
+
+def ask_config(data: RunConfig) -> RunConfig:
+    """The options that few need to touch."""
+    with st.expander("Advanced options", icon=":material/tune:"):
+        first, second, third = st.columns(3)
+        methods = first.multiselect(
+            "Methods (the first ranks the images)", [*DEFAULT_METHODS[:1], "vm", *DEFAULT_METHODS[1:]], list(DEFAULT_METHODS)
+        )
+        model = first.selectbox(
+            "Model", MODELS, help="small: images up to 64 pixels, trained from nothing. Others are torchvision's."
+        )
+        weights = first.text_input("Weights", placeholder="'pretrained', or a state dict file")
+        optimizer = second.selectbox("Optimizer of the validation minimum", OPTIMIZERS)
+        parameters = second.selectbox("Influence over", PARAMETERS)
+        curvature = second.selectbox("Curvature", CURVATURES)
+        damping = third.number_input("Damping, relative to the mean eigenvalue", 1e-6, 1e6, 1.0, format="%g")
+        device = third.text_input("Device", "auto", help="auto, cpu, cuda, cuda:1 or mps")
+        seed = third.number_input("Seed", 0, 2**31 - 1, 0)
+        mirror = third.checkbox("A mirrored image keeps its label", True, help="Not so for digits and text")
+    return replace(
+        data, methods=tuple(methods), model=model, weights=weights.strip() or None, optimizer=optimizer, parameters=parameters,
+        curvature=curvature, damping=float(damping), device=device.strip() or "auto", seed=int(seed), mirror=mirror,
+    )  # fmt: skip
+
+
+def start_form() -> None:
+    """Choose data and budget, and start."""
+    ready = [(key, config, report) for key, config, report in inspections(workspace()) if "estimates" in report]
+    if not ready:
+        st.info("Choose images on the Data page first: a training set, and a few trusted labels.")
+        st.page_link("views/data.py", label="Go to Data", icon=":material/folder_open:")
+        return
+    keys = [key for key, _, _ in ready]
+    asked = st.query_params.get("data")
+    at = st.selectbox(
+        "Dataset",
+        range(len(ready)),
+        index=keys.index(asked) if asked in keys else 0,
+        format_func=lambda i: dataset_title(ready[i][1]),
+    )
+    _, data, report = ready[at]
+
+    def budget_title(name: str) -> str:
+        return f"{name} · about {duration(report['estimates'][name]['seconds'])}"
+
+    budget = st.segmented_control("Budget", BUDGETS, default="standard", format_func=budget_title, required=True)
+    config = replace(ask_config(data), budget=budget or "standard")
+    memory = report["estimates"][config.budget]["memory_mb"]
+    counts = f"{report['training']['images']:,} images to judge by {report['validation']['images']:,} trusted ones"
+    st.caption(
+        f"{counts}. Time and memory (about {memory / 1000:.1f} GB) are estimated for the small model from a few steps on this machine."
+        + ("" if config.model == "small" else " Larger models take many times as long without a GPU.")
+    )
+    if st.button("Start", type="primary", icon=":material/play_arrow:"):
+        try:
+            if not config.methods:
+                raise InputError("choose at least one method")
+            with st.spinner("Starting…"):
+                run = submit(config)
+            st.query_params["run"] = run
+            st.rerun()
+        except InputError as error:
+            st.error(str(error))
+
+
+def show_progress(row: RunRow) -> None:
+    """How far a run is."""
+    if row.state == "queued":
+        st.info("Waiting for the device; other runs come first." if any_running() else "Starting…")
+        return
+    if not row.progress:
+        st.info("Starting…")
+        return
+    step = json.loads(row.progress)
+    at = next((i for i, stage in enumerate(STAGES) if step["stage"].startswith(stage)), 0)
+    st.progress(step["done"] / max(step["total"], 1), text=f"Stage {at + 1} of {len(STAGES)}: {step['stage']}")
+    facts = [
+        (f"{step['unit']}s", f"{step['done']:,} / {step['total']:,}"),
+        ("loss", "–" if step["loss"] is None else f"{step['loss']:.3f}"),
+        ("images a second", f"{step['images_per_second']:,.0f}"),
+        ("left in this stage", duration(step["seconds_left"])),
+        ("memory", f"{step['memory_mb']:,.0f} MB"),
+    ]
+    for column, (name, value) in zip(st.columns(len(facts)), facts, strict=True):
+        column.metric(name, value)
+
+
+def any_running() -> bool:
+    """Whether some run computes now."""
+    return any(row.state == "running" for row in all_runs())
+
+
+def show_run(run: str) -> None:
+    """One run: progress or result, what can be done with it, its configuration and log."""
+    with store.store(workspace()) as connection:
+        row = store.find_run(connection, run)
+    if row is None:
+        st.info("This run was deleted.")
+        return
+    folder = workspace().run(row.id)
+    st.subheader(f"{ICONS[row.state]} {run_title(row)} · {row.state}")
+    if row.state not in FINISHED:
+        ensure_supervisor(workspace())
+        show_progress(row)
+    if row.state == "failed":
+        st.error(row.message or "It failed; its log may say why.")
+    for note in row.notes.splitlines():
+        st.warning(note)
+    if folder.result.exists():
+        show_result(json.loads(folder.result.read_text()))
+    with st.container(horizontal=True):
+        if folder.result.exists() and st.button(
+            "Review suspects", type="primary", icon=":material/grid_view:", key=f"review-{run}"
+        ):
+            st.switch_page("views/review.py", query_params={"run": row.id})
+        if row.state not in FINISHED and st.button("Cancel", icon=":material/stop:", key=f"cancel-{run}"):
+            with store.store(workspace()) as connection:
+                store.request_cancel(connection, row.id)
+            st.rerun()
+        if row.state in ("failed", "canceled") and st.button("Resume", icon=":material/play_arrow:", key=f"resume-{run}"):
+            with store.store(workspace()) as connection:
+                store.resume(connection, row.id)
+            ensure_supervisor(workspace())
+            st.rerun()
+        if row.state in FINISHED and st.button("Delete", icon=":material/delete:", key=f"delete-{run}"):
+            confirm_delete(row)
+    with st.expander("Configuration"):
+        st.json(json.loads(row.config))
+    with st.expander("Log"):
+        lines = folder.log.read_text(errors="replace").splitlines() if folder.log.exists() else []
+        st.code("\n".join(lines[-LOG_LINES:]) or "(empty)", language=None)
+
+
+@st.dialog("Delete this run?")
+def confirm_delete(row: RunRow) -> None:
+    """Ask before a run's files go."""
+    st.write(f"{run_title(row)}: its scores are deleted. Decisions on its images are kept.")
+    if st.button("Delete", type="primary"):
+        with store.store(workspace()) as connection:
+            store.delete_run(connection, row.id)
+        shutil.rmtree(workspace().run(row.id).root, ignore_errors=True)
+        st.query_params.pop("run", None)
+        st.rerun()
+
+
+def show_result(result: dict[str, Any]) -> None:
+    """What a run found."""
+    share = result["expected_wrong"] / result["n"]
+    for column, (name, value) in zip(
+        st.columns(4),
+        [
+            ("images", f"{result['n']:,}"), ("expected wrong", f"≈ {result['expected_wrong']:,.0f} ({share:.0%})"),
+            ("left out", f"{result['skipped']:,}"), ("computed in", duration(result["seconds"])),
+        ],
+        strict=True,
+    ):  # fmt: skip
+        column.metric(name, value)
+    titles = {
+        "auc": "detection AUC",
+        "ap": "average precision",
+        "suggestion_accuracy": "suggestion accuracy",
+        "relabel_accuracy": "relabel accuracy",
+    }
+    measured = [
+        {"method": name, **{titles[k]: m[k] for k in titles}} for name, m in result["methods"].items() if m["auc"] is not None
+    ]
+    if measured:
+        st.dataframe(
+            measured, hide_index=True, column_config={t: st.column_config.NumberColumn(format="%.4f") for t in titles.values()}
+        )
+        st.caption("Measured on the true labels that this dataset brings; no method sees them.")
+
+
+left, right = st.columns([3, 5], gap="large")
+runs = all_runs()
+with left:
+    st.subheader("New run")
+    start_form()
+    st.subheader("Runs")
+    if not runs:
+        st.caption("None yet.")
+    for row in runs:
+        when = time.strftime("%d %b %H:%M", time.localtime(row.submitted))
+        if st.button(f"{ICONS[row.state]} {run_title(row)}  ·  {when}", key=row.id, type="tertiary"):
+            st.query_params["run"] = row.id
+with right:
+    chosen = st.query_params.get("run") or (runs[0].id if runs else None)
+    if chosen is None:
+        st.info("A run shows its progress here. It goes on when this page is closed, and after a crash it resumes where it was.")
+    else:
+        known = next((row for row in runs if row.id == chosen), None)
+        live = known is not None and known.state not in FINISHED
+
+        @st.fragment(run_every=1.0 if live else None)
+        def live_run(run: str = chosen) -> None:
+            show_run(run)
+            with store.store(workspace()) as connection:
+                now = store.find_run(connection, run)
+            if live and (now is None or now.state in FINISHED):
+                st.rerun()
+
+        live_run()
