@@ -35,7 +35,7 @@ def confusion(classes: list[str], rows: np.ndarray, columns: np.ndarray, row_tit
     # Clicks select points, which heat maps have none of: an invisible one lies on every cell.
     ys, xs = np.nonzero(np.nan_to_num(table))
     cells = go.Scatter(
-        x=[classes[x] for x in xs], y=[classes[y] for y in ys], mode="markers", customdata=np.stack([ys, xs], 1),
+        x=[classes[x] for x in xs], y=[classes[y] for y in ys], mode="markers", customdata=np.stack([ys, xs], 1).tolist(),
         marker={"size": max(8, 420 // count), "symbol": "square", "opacity": 0.001}, hoverinfo="skip", showlegend=False,
     )  # fmt: skip
     figure = go.Figure([heat, cells])
@@ -55,7 +55,7 @@ def feature_map(review: Review, coordinates: np.ndarray, colour: str) -> go.Figu
             y=coordinates[chosen, 1],
             mode="markers",
             name=name,
-            customdata=np.stack([chosen, review.image_row[chosen]], 1),
+            customdata=np.stack([chosen, review.image_row[chosen]], 1).tolist(),
             hoverinfo="none",
             marker={"size": 5 if len(rows) < 20_000 else 3, "opacity": 0.75, **marker},
         )

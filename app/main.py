@@ -3,11 +3,11 @@
 import streamlit as st
 
 # The folder is not called pages: Streamlit would take its files for pages of their own, and serve them without this one.
-st.set_page_config(page_title="Sharpeye", page_icon=":material/visibility:", layout="wide")
+st.set_page_config(page_title="Sharpeye", page_icon="👁", layout="wide")
 st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 2rem; }</style>")
 st.navigation(
     [
-        st.Page("views/data.py", title="Data", icon=":material/folder_open:", url_path="data"),
+        st.Page("views/data.py", title="Data", icon=":material/folder_open:", default=True),
         st.Page("views/run.py", title="Run", icon=":material/play_circle:", url_path="run"),
         st.Page("views/review.py", title="Review", icon=":material/grid_view:", url_path="review"),
         st.Page("views/map.py", title="Map", icon=":material/scatter_plot:", url_path="map"),
