@@ -3,7 +3,7 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from app.readers import VERDICTS, Review
+from app.readers import STATES, Review
 
 MANY_CLASSES = 30
 COLOURS = (
@@ -69,7 +69,7 @@ def feature_map(review: Review, coordinates: np.ndarray, colour: str) -> go.Figu
         values, names = {
             "given": (review.given, review.classes),
             "suggested": (review.suggested, review.classes),
-            "decision": (review.verdict, list(VERDICTS)),
+            "decision": (review.verdict, list(STATES)),
         }[colour]
         for number in np.unique(values[rows]):
             shade = VERDICT_COLOURS[names[number]] if colour == "decision" else COLOURS[number % len(COLOURS)]

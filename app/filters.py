@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.readers import VERDICTS, Review
+from app.readers import STATES, Review
 
-STATUSES = ("all", "open", "decided", *VERDICTS[1:])
+STATUSES = ("all", "open", "decided", *STATES[1:])
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def matching(review: Review, filters: Filters) -> np.ndarray:
         keep &= review.given == filters.given
     if filters.suggested is not None:
         keep &= review.suggested == filters.suggested
-    if filters.status in VERDICTS:
-        keep &= review.verdict == VERDICTS.index(filters.status)
+    if filters.status in STATES:
+        keep &= review.verdict == STATES.index(filters.status)
     elif filters.status == "decided":
         keep &= review.verdict > 0
     if filters.differing:

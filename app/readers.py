@@ -1,5 +1,6 @@
 """What the pages read: the workspace, its runs, one run's scores beside the decisions, and pictures. Never torch."""
 
+import getpass
 import io
 import json
 import os
@@ -17,16 +18,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from engine.errors import InputError
-from engine.runs.decisions import changes_since, head
+from engine.runs.decisions import VERDICTS, Decision, changes_since, decide, head
 from engine.runs.store import RunRow, list_runs, store
 from engine.runs.workspace import RunFolder, Workspace, open_workspace
 
+SUSPECTS_AHEAD = 100
 WORKSPACE_VARIABLE = "SHARPEYE_WORKSPACE"
-VERDICTS = ("open", "accept", "reject", "relabel", "skip")
-NOT_METHODS = {
-    "id", "given_label", "true_label", "rank", "suggested_label", "confidence", "wrong_probability",
-    "candidate_classes", "candidate_scores", "image_row",
-}  # fmt: skip
+STATES = ("open", *VERDICTS)
 
 
 @lru_cache(maxsize=1)
@@ -67,9 +65,10 @@ class Review:
         given, suggested: class numbers, (N,).
         truth: class numbers, −1 where unknown, or None without true labels.
         rank: 1 for the most suspicious, (N,).
+        order: rows by rank, (N,).
         confidence, wrong: of the suggestion, and P(given label is wrong), (N,).
         image_row: row in the decoded dataset, (N,).
-        verdict: position in VERDICTS, (N,).
+        verdict: position in STATES, (N,).
         label: class that a decision gave, −1 where none did, (N,).
         seen: sequence number of the last action taken in.
     """
@@ -84,6 +83,7 @@ class Review:
     suggested: np.ndarray
     truth: np.ndarray | None
     rank: np.ndarray
+    order: np.ndarray
     confidence: np.ndarray
     wrong: np.ndarray
     image_row: np.ndarray
@@ -102,7 +102,7 @@ class Review:
 
     @property
     def methods(self) -> list[str]:
-        return [name for name in pq.read_schema(self.folder.scores).names if name not in NOT_METHODS]
+        return list(self.result["methods"])
 
     def percentile(self) -> np.ndarray:
         """Share of the images that are less suspicious, in percent, (N,)."""
@@ -122,6 +122,21 @@ class Review:
             row -= size
         raise InputError(f"{path.name}: no row {row}")
 
+    def decision(self, row: int, verdict: str, label: int | None = None) -> Decision:
+        """A verdict on one row; `label` is the class number chosen to relabel.
+
+        Raises:
+            KeyError: no such verdict.
+        """
+        labels = {"accept": self.suggested[row], "reject": self.given[row], "relabel": label, "skip": None}
+        chosen = labels[verdict]
+        name = None if chosen is None else self.classes[int(chosen)]
+        return Decision(str(self.ids[row]), verdict, self.classes[self.given[row]], name)
+
+    def decide(self, connection: sqlite3.Connection, decisions: list[Decision], seen: int | None = None) -> None:
+        """Append one action of this computer's user; see `engine.runs.decisions.decide`."""
+        decide(connection, self.dataset, self.run, getpass.getuser(), decisions, seen)
+
     def refresh(self, connection: sqlite3.Connection) -> None:
         """Take in the decisions made since it was last looked."""
         with self.lock:
@@ -133,7 +148,7 @@ class Review:
             numbers = {name: number for number, name in enumerate(self.classes)}
             for row, (_, verdict, label) in zip(rows, changes, strict=True):
                 if row >= 0:
-                    self.verdict[row] = VERDICTS.index(verdict or "open")
+                    self.verdict[row] = STATES.index(verdict or "open")
                     self.label[row] = numbers.get(label or "", -1)
             self.seen = last
 
@@ -141,7 +156,7 @@ class Review:
         """How far the review is, and what is still expected: counts, wrong labels expected in all and among the open images
         that come next."""
         is_open = self.verdict == 0
-        suspects = np.argsort(np.where(is_open, self.rank, len(self) + 1), kind="stable")[: min(100, int(is_open.sum()))]
+        suspects = self.order[is_open[self.order]][:SUSPECTS_AHEAD]
         changed = (self.label >= 0) & (self.label != self.given)
         return {
             "images": len(self),
@@ -197,6 +212,7 @@ def _read_review(run: str, dataset: str, written: int) -> Review:
         suggested=codes("suggested_label"),
         truth=codes("true_label") if "true_label" in table else None,
         rank=table["rank"].to_numpy(np.int64),
+        order=np.argsort(table["rank"].to_numpy(), kind="stable"),
         confidence=table["confidence"].to_numpy(np.float32),
         wrong=table["wrong_probability"].to_numpy(np.float32),
         image_row=table["image_row"].to_numpy(np.int64),

@@ -9,14 +9,14 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
-import numpy as np
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.readers import VERDICTS, Review, picture, picture_url, review, workspace
+from app.readers import STATES, Review, picture, picture_url, review, workspace
 from engine.errors import InputError
-from engine.runs.decisions import Conflict, Decision, decide, head, redo, undo
+from engine.runs.decisions import Conflict, head, redo, undo
 from engine.runs.store import store
 
 # Only a script of this app can send it: other sites' requests with such a header are not let through by the browser.
@@ -62,9 +62,7 @@ def evidence(found: Review, row: int) -> dict[str, Any]:
 
 
 async def post_decisions(request: Request) -> Response:
-    """Append decisions, undos and redos; answers with what changed since the tab last looked."""
-    from starlette.concurrency import run_in_threadpool
-
+    """Append decisions, undos and redos; answers with how the images shown stand now."""
     if OWN_HEADER not in request.headers:
         return JSONResponse({"error": "not from this app"}, 403)
     try:
@@ -81,11 +79,11 @@ def take(run: str, body: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         run: whose suggestions were looked at.
-        body: `tab`; `seen`, the last action the tab knows; `entries`, each with a number `n` that only grows, a `kind`
+        body: `tab`; `seen`, the last action the tab knows; `shown`, the rows it shows; `entries`, each with a number `n` that only grows, a `kind`
             (decide, undo, redo), and for decide a `row`, a `verdict` and, to relabel, a `label` (class number).
 
     Returns:
-        `seen`; `changes`, [row, verdict, label] of every image touched since; `conflicts`, rows that another tab decided
+        `seen`; `changes`, [row, verdict, label] of every row shown; `conflicts`, rows that another tab decided
         meanwhile and that were left alone; `summary`.
 
     Raises:
@@ -93,7 +91,6 @@ def take(run: str, body: dict[str, Any]) -> dict[str, Any]:
     """
     found = review(run)
     known, tab = int(body["seen"]), str(body["tab"])
-    before = found.verdict.copy(), found.label.copy()
     conflicts: list[int] = []
     here: set[int] = set()
     who = getpass.getuser()
@@ -103,10 +100,12 @@ def take(run: str, body: dict[str, Any]) -> dict[str, Any]:
             if entry["n"] <= done:
                 continue
             if entry["kind"] == "decide":
-                decision = decision_of(found, entry)
                 row = int(entry["row"])
+                if not 0 <= row < len(found):
+                    raise IndexError(f"row {row}")
+                decision = found.decision(row, entry["verdict"], entry.get("label"))
                 try:
-                    decide(connection, found.dataset, run, who, [decision], None if row in here else known)
+                    found.decide(connection, [decision], None if row in here else known)
                     here.add(row)
                 except Conflict:
                     conflicts.append(row)
@@ -121,21 +120,9 @@ def take(run: str, body: dict[str, Any]) -> dict[str, Any]:
             _last_of_tab.popitem(last=False)
         found.refresh(connection)
         seen = head(connection, found.dataset)
-    touched = np.flatnonzero((before[0] != found.verdict) | (before[1] != found.label))
-    rows = sorted({*touched.tolist(), *conflicts, *(int(row) for row in body.get("shown", []))})
-    changes = [[row, VERDICTS[found.verdict[row]], int(found.label[row])] for row in rows]
+    rows = sorted({*conflicts, *(int(row) for row in body["shown"])})
+    changes = [[row, STATES[found.verdict[row]], int(found.label[row])] for row in rows]
     return {"seen": seen, "changes": changes, "conflicts": conflicts, "summary": found.summary()}
-
-
-def decision_of(found: Review, entry: dict[str, Any]) -> Decision:
-    """What an entry of `take` decides."""
-    row, verdict = int(entry["row"]), str(entry["verdict"])
-    if not 0 <= row < len(found):
-        raise IndexError(f"row {row}")
-    labels = {"accept": found.suggested[row], "reject": found.given[row], "relabel": entry.get("label"), "skip": None}
-    label = labels[verdict]
-    name = None if label is None else found.classes[int(label)]
-    return Decision(str(found.ids[row]), verdict, found.classes[found.given[row]], name)
 
 
 ROUTES = [

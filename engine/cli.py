@@ -9,6 +9,7 @@ import click
 from engine.client import opened, start_app, submit_and_wait
 from engine.config import BUDGETS, CURVATURES, DEFAULT_METHODS, DEMO_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
 from engine.errors import InputError
+from engine.files import absolute
 from engine.manage import COMMANDS
 from engine.options import DEMO_WORKSPACE, DEVICE, JSON, SERVER, WORKSPACE, workspace_option
 
@@ -204,7 +205,7 @@ def _absolute(spec: str | None) -> str | None:
     """A path as an absolute one, so that a run is the same from any folder; anything else as it is."""
     if spec and spec.startswith("ids:"):
         return f"ids:{_absolute(spec.removeprefix('ids:'))}"
-    return str(Path(spec).expanduser().resolve()) if spec and Path(spec).expanduser().exists() and spec != "demo" else spec
+    return spec if spec == "demo" else absolute(spec)
 
 
 for command in COMMANDS:

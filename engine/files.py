@@ -8,6 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def absolute(spec: str | None) -> str | None:
+    """An existing path as an absolute one, so that it means the same from any folder; anything else as it is."""
+    return str(Path(spec).expanduser().resolve()) if spec and Path(spec).expanduser().exists() else spec
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success rename it to `path`, on failure remove it."""

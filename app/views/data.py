@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,7 +10,7 @@ import streamlit as st
 from app import charts
 from app.readers import picture_url, workspace
 from engine.config import DEFAULT_METHODS, DEMO_METHODS, RunConfig, digest
-from engine.files import replacing
+from engine.files import absolute, replacing
 from engine.runs.inspection import inspections, read_inspection, start_inspection
 
 SOURCES = {
@@ -91,9 +90,8 @@ def ask_source() -> RunConfig | None:
 
 
 def _path(text: str | None) -> str | None:
-    """An existing path as an absolute one; other text as it is; None where there is none."""
-    text = (text or "").strip()
-    return str(Path(text).expanduser().resolve()) if text and Path(text).expanduser().exists() else text or None
+    """What was typed, a path as an absolute one; None for nothing."""
+    return absolute((text or "").strip() or None)
 
 
 def grid(decoded: str, rows: list[int], alt: str) -> None:
@@ -149,7 +147,7 @@ def confirm_split(key: str, config: RunConfig, report: dict[str, Any]) -> None:
     """Show a sample of each class to confirm; what is confirmed becomes the validation split."""
     names, training = report["class_names"], report["training"]
     folder = workspace().inspection(key)
-    kept = folder.root / "answers.json"
+    kept = folder.answers
     answers: dict[str, dict[str, str | None]] = json.loads(kept.read_text()) if kept.exists() else {}
     st.subheader("No clean split yet: make one")
     st.write(

@@ -1,6 +1,5 @@
 """Review: the suspects, most suspicious first, to accept, reject or relabel."""
 
-import getpass
 import json
 
 import numpy as np
@@ -10,8 +9,7 @@ from app import charts
 from app.filters import STATUSES, Filters, acceptable, matching
 from app.gallery import gallery
 from app.parts import chosen_review
-from app.readers import VERDICTS, Review, picture_url, workspace
-from engine.runs.decisions import Decision, decide
+from app.readers import STATES, Review, picture_url, workspace
 from engine.runs.store import store
 
 PAGE_SIZES = (30, 60, 120)
@@ -74,12 +72,8 @@ def accept_many(review: Review, page_rows: np.ndarray, view_rows: np.ndarray) ->
         f"{float((1 - review.confidence[rows]).sum()):,.0f} suggestions are expected to be wrong. One undo takes them all back."
     )
     if st.button(f"Accept {len(rows):,} suggestions", type="primary", disabled=len(rows) == 0):
-        decisions = [
-            Decision(str(review.ids[row]), "accept", review.classes[review.given[row]], review.classes[review.suggested[row]])
-            for row in rows
-        ]
         with store(workspace()) as connection:
-            decide(connection, review.dataset, review.run, getpass.getuser(), decisions)
+            review.decide(connection, [review.decision(row, "accept") for row in rows])
         st.toast(f"Accepted {len(rows):,} suggestions; U takes them back.")
         st.rerun()
 
@@ -116,7 +110,7 @@ def show_page(review: Review, rows: np.ndarray, size: int) -> None:
             "confidence": float(review.confidence[row]),
             "wrong": float(review.wrong[row]),
             "truth": -1 if review.truth is None or not st.session_state.get("benchmark") else int(review.truth[row]),
-            "verdict": VERDICTS[review.verdict[row]],
+            "verdict": STATES[review.verdict[row]],
             "label": int(review.label[row]),
         }
         for row in shown

@@ -20,12 +20,25 @@ def open_sources(config: RunConfig) -> tuple[Source, Source | None]:
     Raises:
         InputError: one of them is not there or cannot be read.
     """
-    options = SourceOptions(config.label_column, config.true_label_column, config.human_labels, config.torchvision_root)
-    training = open_source(config.train, options)
+    training = open_training(config)
+    return training, open_validation(config, training)
+
+
+def open_training(config: RunConfig) -> Source:
+    """The training source alone; raises InputError as `open_sources` does."""
+    return open_source(config.train, _options(config))
+
+
+def open_validation(config: RunConfig, training: Source) -> Source | None:
+    """The validation split's own source, or None where it is drawn from the training source.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
     if config.validation == "split" or (config.validation or "").startswith((SHARE, LIST)):
-        return training, None
+        return None
     if config.validation is None and training.has_splits:
-        return training, None
+        return None
     if lacks_validation(config, training):
         raise InputError(
             f"{config.train}: no validation split; give --validation SPEC, add a split column or train/ and validation/ folders, "
@@ -33,8 +46,8 @@ def open_sources(config: RunConfig) -> tuple[Source, Source | None]:
         )
     validation = config.validation or config.train
     own = validation == config.train or validation.startswith("torchvision:")
-    columns = options if own and validation != "demo" else SourceOptions(torchvision_root=config.torchvision_root)
-    return training, open_source(validation, replace(columns, human_labels=None), default_split="validation")
+    columns = _options(config) if own and validation != "demo" else SourceOptions(torchvision_root=config.torchvision_root)
+    return open_source(validation, replace(columns, human_labels=None), default_split="validation")
 
 
 def load_splits(
@@ -57,14 +70,13 @@ def load_splits(
         InputError: whatever is wrong with the sources.
     """
     source, validation = sources
-    size = config.image_size or input_size(natural_size(source))
-    training = ingest(source, cache, size, config.limit, report)
+    training = load_training(config, source, cache, input_size, report)
     if validation is not None:
-        return reconcile(training, ingest(validation, cache, size, None, report))
+        return reconcile(training, ingest(validation, cache, training.images.shape[1], None, report))
     if config.validation and config.validation.startswith(SHARE):
         return reconcile(*by_share(training, _share(config.validation), config.seed))
-    if config.validation and config.validation.startswith(LIST):
-        return reconcile(*by_list(training, trusted_list(config)))
+    if trusted := trusted_list(config):
+        return reconcile(*by_list(training, trusted))
     return reconcile(*by_column(training))
 
 
@@ -81,6 +93,22 @@ def lacks_validation(config: RunConfig, training: Source) -> bool:
     return config.validation is None and not own
 
 
-def trusted_list(config: RunConfig) -> Path:
-    """The file that `ids:FILE` names."""
-    return Path((config.validation or "").removeprefix(LIST)).expanduser()
+def load_training(
+    config: RunConfig,
+    source: Source,
+    cache: Path,
+    input_size: Callable[[int], int],
+    report: Callable[[int, int], None],
+) -> LabeledImages:
+    """Every image of the training source, decoded; arguments and errors as of `load_splits`."""
+    return ingest(source, cache, config.image_size or input_size(natural_size(source)), config.limit, report)
+
+
+def trusted_list(config: RunConfig) -> Path | None:
+    """The file that `ids:FILE` names; None for another kind of validation split."""
+    validation = config.validation or ""
+    return Path(validation.removeprefix(LIST)).expanduser() if validation.startswith(LIST) else None
+
+
+def _options(config: RunConfig) -> SourceOptions:
+    return SourceOptions(config.label_column, config.true_label_column, config.human_labels, config.torchvision_root)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from engine.config import RunConfig
-from engine.data.load import LIST, trusted_list
+from engine.data.load import trusted_list
 from engine.data.sources import read_csv
 from engine.errors import InputError
 from engine.files import replacing, replacing_folder
@@ -37,9 +37,8 @@ def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: Ru
     table["final_label"] = made["to_label"].fillna(table["given_label"])
     table["decision"] = made["verdict"].fillna("")
     table["when"] = pd.to_datetime(made["at"], unit="s", utc=True)
-    config = RunConfig.from_json(row.config)
-    if (config.validation or "").startswith(LIST):
-        confirmed = read_csv(trusted_list(config)).astype(str).rename(columns={"label": "final_label"})
+    if listed := trusted_list(RunConfig.from_json(row.config)):
+        confirmed = read_csv(listed).astype(str).rename(columns={"label": "final_label"})
         if "given_label" in confirmed:
             confirmed["decision"] = "confirm"
             table = pd.concat([table, confirmed[["id", "given_label", "final_label", "decision"]]], ignore_index=True)

@@ -107,9 +107,7 @@ def inspect(workspace: Workspace, folder: InspectionFolder, config: RunConfig) -
     import numpy as np
     import pandas as pd
 
-    from engine.data.dataset import ingest, natural_size
-    from engine.data.load import lacks_validation, load_splits, open_sources
-    from engine.data.sources import SourceOptions, open_source
+    from engine.data.load import lacks_validation, load_splits, load_training, open_training, open_validation
     from engine.training.models import input_size
 
     written = 0.0
@@ -123,14 +121,13 @@ def inspect(workspace: Workspace, folder: InspectionFolder, config: RunConfig) -
     def size_of(natural: int) -> int:
         return input_size(config.model, natural)
 
-    options = SourceOptions(config.label_column, config.true_label_column, config.human_labels, config.torchvision_root)
-    source = open_source(config.train, options)
+    source = open_training(config)
     if lacks_validation(config, source):
-        size = config.image_size or size_of(natural_size(source))
-        training, validation = ingest(source, workspace.decoded, size, config.limit, report), None
+        training, validation = load_training(config, source, workspace.decoded, size_of, report), None
     else:
+        sources = source, open_validation(config, source)
         with _heard() as warnings:
-            training, validation = load_splits(config, open_sources(config), workspace.decoded, size_of, report)
+            training, validation = load_splits(config, sources, workspace.decoded, size_of, report)
     parts = [training] if validation is None else [training, validation]
     skipped = pd.concat([part.skipped for part in parts], ignore_index=True)
     with replacing(folder.skipped) as temporary:
@@ -173,18 +170,15 @@ def _sample(labels: Any, rows: Any) -> dict[str, list[int]]:
 
 def _estimates(config: RunConfig, images: Any, found: Report) -> dict[str, Report]:
     """Seconds and memory that a run of each budget would take with the small model, from a few steps of training here."""
-    import resource
-
     from engine.training.budgets import plans
-    from engine.training.devices import select_device
+    from engine.training.devices import peak_memory_mb, select_device
     from engine.training.speed import training_speed
 
     device = select_device(config.device)
     speed = training_speed(images, len(found["class_names"]), device)
     counts = found["training"]["images"], found["validation"]["images"]
     per_image = 4 * 256 + 16 * min(len(found["class_names"]), 20)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    memory = peak + 2 * counts[0] * per_image / 2**20
+    memory = peak_memory_mb() + 2 * counts[0] * per_image / 2**20
     estimates = {}
     for budget in BUDGETS:
         first, second = plans(budget, *counts, mirrored=True, pretrained=False)

@@ -2,8 +2,6 @@
 
 import json
 import platform
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +33,7 @@ from engine.runs.submission import identify
 from engine.runs.workspace import RunFolder, Workspace
 from engine.training.batches import read_batches
 from engine.training.budgets import plans
-from engine.training.devices import select_device
+from engine.training.devices import peak_memory_mb, select_device
 from engine.training.models import Classifier, build_model, input_size, whiten
 from engine.training.trainer import TrainingPlan, train
 
@@ -117,7 +115,7 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
         "seconds": round(time.monotonic() - started, 3),
         "images_per_second": round(len(training) * len(minima) / passes, 1),
         "device": _device_name(stage.device),
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": peak_memory_mb(),
         "expected_wrong": round(beliefs.expected_wrong, 1),
         "ranked_by": methods[0].name,
         "skipped": len(training.skipped) + len(validation.skipped),
@@ -336,9 +334,3 @@ def _image_report(title: str, report: Report) -> Callable[[int, int], None]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
-
-
-def _peak_memory_mb() -> float:
-    """Peak resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

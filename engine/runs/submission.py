@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from engine.config import BUDGETS, CURVATURES, OPTIMIZERS, PARAMETERS, RunConfig, digest
-from engine.data.load import LIST, open_sources, trusted_list
+from engine.data.load import open_sources, trusted_list
 from engine.data.sources import Source, read_csv
 from engine.errors import InputError
 from engine.influence.methods import select_methods
@@ -28,8 +28,8 @@ def identify(config: RunConfig, sources: tuple[Source, Source | None]) -> tuple[
     training, validation = sources
     dataset = digest(training.name, training.stamp)
     trusted: object = validation and [validation.name, validation.stamp]
-    if (config.validation or "").startswith(LIST):
-        trusted = read_csv(trusted_list(config)).to_csv()
+    if listed := trusted_list(config):
+        trusted = read_csv(listed).to_csv()
     return digest(asdict(config), dataset, trusted), dataset
 
 

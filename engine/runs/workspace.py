@@ -135,6 +135,11 @@ class InspectionFolder:
     def lock(self) -> Path:
         return self.root / "inspection.lock"
 
+    @property
+    def answers(self) -> Path:
+        """What a person said so far of the images to confirm."""
+        return self.root / "answers.json"
+
     def confirmed(self, key: str) -> Path:
         """Training images whose labels a person confirmed, by the digest of the list."""
         return self.root / f"confirmed-{key}.csv"

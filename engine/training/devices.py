@@ -1,5 +1,7 @@
 """Where tensors live and in which precision they are multiplied."""
 
+import resource
+import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -21,6 +23,12 @@ def select_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
     return device
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
