@@ -1,5 +1,6 @@
 """Start, watch, kill and resume runs of a workspace, for tests and benchmarks."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -52,8 +53,9 @@ def processes_of(workspace: Workspace) -> list[psutil.Process]:
 
 def kill_all(workspace: Workspace) -> None:
     for process in processes_of(workspace):
-        process.kill()
-        process.wait(10)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended since it was listed
+            process.kill()
+            process.wait(10)
 
 
 def kill_and_resume(config: RunConfig, folder: Path, expected: pd.DataFrame, delay: float) -> str:
