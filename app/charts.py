@@ -11,6 +11,8 @@ COLOURS = (
     "#e0a100", "#2f9e8f", "#a23b72", "#3a7d44", "#d1495b", "#30638e", "#9c6644", "#8338ec", "#588157", "#e07a5f",
 )  # fmt: skip
 VERDICT_COLOURS = {"open": "#9aa3ad", "accept": "#0f8a7e", "reject": "#5b6ee1", "relabel": "#d9622b", "skip": "#b8860b"}
+# Grey until an image belongs to the most suspicious fifth.
+SUSPICION = [[0.0, "#8b949e"], [0.8, "#a8a29a"], [0.93, "#e0a100"], [1.0, "#d1343a"]]
 MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 
 
@@ -19,7 +21,8 @@ def class_counts(classes: list[str], counts: dict[str, list[int]]) -> go.Figure:
     figure = go.Figure(
         [go.Bar(x=classes, y=values, name=name, marker_color=COLOURS[i]) for i, (name, values) in enumerate(counts.items())]
     )
-    return figure.update_layout(height=260, margin=MARGIN, yaxis_title="images", legend_orientation="h")
+    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
+    return figure.update_layout(height=280, margin={**MARGIN, "t": 32}, yaxis_title="images", legend=legend)
 
 
 def confusion(classes: list[str], rows: np.ndarray, columns: np.ndarray, row_title: str, column_title: str) -> go.Figure:
@@ -29,23 +32,26 @@ def confusion(classes: list[str], rows: np.ndarray, columns: np.ndarray, row_tit
     table[np.diag_indices(count)] = np.nan
     text = np.where(np.nan_to_num(table) > 0, np.nan_to_num(table).astype(int).astype(str), "")
     heat = go.Heatmap(
-        z=table, x=classes, y=classes, text=text if count <= MANY_CLASSES else None, texttemplate="%{text}", showscale=False,
-        colorscale=[[0, "rgba(15,138,126,0.03)"], [1, "#0f8a7e"]], hovertemplate=f"{row_title} %{{y}} → {column_title} %{{x}}: %{{z}}<extra></extra>",
+        z=table, x=classes, y=classes, text=text if count <= MANY_CLASSES else None, texttemplate="%{text}", showscale=False, hoverinfo="skip",
+        colorscale=[[0, "rgba(15,138,126,0.03)"], [1, "#0f8a7e"]],
     )  # fmt: skip
-    # Clicks select points, which heat maps have none of: an invisible one lies on every cell.
-    ys, xs = np.nonzero(np.nan_to_num(table))
+    # Clicks select points, which heat maps have none of: an invisible one lies on every cell, and answers the pointer too.
+    ys, xs = np.nonzero(~np.isnan(table) if count <= MANY_CLASSES else np.nan_to_num(table))
     cells = go.Scatter(
-        x=[classes[x] for x in xs], y=[classes[y] for y in ys], mode="markers", customdata=np.stack([ys, xs], 1).tolist(),
-        marker={"size": max(8, 420 // count), "symbol": "square", "opacity": 0.001}, hoverinfo="skip", showlegend=False,
+        x=[classes[x] for x in xs], y=[classes[y] for y in ys], mode="markers",
+        customdata=np.stack([ys, xs, table[ys, xs].astype(int)], 1).tolist(),
+        marker={"size": max(8, 420 // count), "symbol": "square", "opacity": 0.001}, showlegend=False,
+        hovertemplate=f"{row_title} %{{y}} → {column_title} %{{x}}: %{{customdata[2]:,}}<extra></extra>",
     )  # fmt: skip
     figure = go.Figure([heat, cells])
-    figure.update_xaxes(title=column_title, side="top", showgrid=False)
-    figure.update_yaxes(title=row_title, autorange="reversed", showgrid=False)
+    figure.update_layout(hovermode="closest", hoverdistance=-1)
+    figure.update_xaxes(title=column_title, side="top", showgrid=False, range=[-0.5, count - 0.5])
+    figure.update_yaxes(title=row_title, showgrid=False, range=[count - 0.5, -0.5])
     return figure.update_layout(height=max(360, min(900, 26 * count + 150)), margin=MARGIN)
 
 
 def feature_map(review: Review, coordinates: np.ndarray, colour: str) -> go.Figure:
-    """Images in feature space, coloured by `given`, `suggested`, `suspicion` or `decision`; customdata holds their rows."""
+    """Images in feature space, coloured by `given`, `suggested`, `suspicion` or `decision`; customdata holds their rows of the review."""
     rows = np.flatnonzero(np.isfinite(coordinates[:, 0]))
     figure = go.Figure()
 
@@ -55,7 +61,7 @@ def feature_map(review: Review, coordinates: np.ndarray, colour: str) -> go.Figu
             y=coordinates[chosen, 1],
             mode="markers",
             name=name,
-            customdata=np.stack([chosen, review.image_row[chosen]], 1).tolist(),
+            customdata=chosen,
             hoverinfo="none",
             marker={"size": 5 if len(rows) < 20_000 else 3, "opacity": 0.75, **marker},
         )
@@ -64,7 +70,7 @@ def feature_map(review: Review, coordinates: np.ndarray, colour: str) -> go.Figu
         rows = rows[np.argsort(-review.rank[rows])]  # the most suspicious are drawn last, on top
         percentile = review.percentile()[rows]
         bar = {"title": "percentile", "thickness": 12}
-        points(rows, "suspicion", color=percentile, colorscale="Viridis", showscale=True, colorbar=bar)
+        points(rows, "suspicion", color=percentile, colorscale=SUSPICION, showscale=True, colorbar=bar)
     else:
         values, names = {
             "given": (review.given, review.classes),
@@ -76,6 +82,6 @@ def feature_map(review: Review, coordinates: np.ndarray, colour: str) -> go.Figu
             points(rows[values[rows] == number], names[number], color=shade)
     axis = {"visible": False, "showgrid": False, "zeroline": False}
     return figure.update_layout(
-        height=680, margin=MARGIN, xaxis=axis, yaxis={**axis, "scaleanchor": "x"}, dragmode="lasso",
+        height=620, margin=MARGIN, xaxis=axis, yaxis={**axis, "scaleanchor": "x"}, dragmode="lasso",
         legend={"itemsizing": "constant", "title": {"text": colour}}, uirevision="map",
     )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from app.readers import STATES, Review, picture, picture_url, review, workspace
@@ -34,6 +34,17 @@ def get_picture(request: Request) -> Response:
     except InputError as error:
         return JSONResponse({"error": str(error)}, 404)
     return Response(content, media_type=kind, headers={"Cache-Control": "private, max-age=31536000, immutable"})
+
+
+def get_picture_of_run(request: Request) -> Response:
+    """An image by run and row of its scores."""
+    try:
+        found, row = review(request.path_params["run"]), request.path_params["row"]
+        if row >= len(found):
+            raise InputError(f"run {found.run} has no image {row}")
+    except InputError as error:
+        return JSONResponse({"error": str(error)}, 404)
+    return RedirectResponse(picture_url(found.decoded, int(found.image_row[row])))
 
 
 def get_evidence(request: Request) -> Response:
@@ -127,6 +138,7 @@ def take(run: str, body: dict[str, Any]) -> dict[str, Any]:
 
 ROUTES = [
     Route("/pictures/{name}/{row:int}", get_picture),
+    Route("/runs/{run}/pictures/{row:int}", get_picture_of_run),
     Route("/evidence/{run}/{row:int}", get_evidence),
     Route("/decisions/{run}", post_decisions, methods=["POST"]),
 ]

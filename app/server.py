@@ -9,6 +9,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+import app.charts  # noqa: F401 - plotly is imported before the first page waits for it
 from app.readers import WORKSPACE_VARIABLE
 from app.routes import ROUTES
 from engine.errors import InputError
@@ -72,6 +73,9 @@ SETTINGS = {
     "server.showEmailPrompt": False,
     "client.toolbarMode": "minimal",
     "logger.level": "warning",
-    "theme.primaryColor": "#0f8a7e",
-    "theme.baseRadius": "small",
+    # Under `theme` itself, a colour would make everybody's theme the light one.
+    "theme.light.primaryColor": "#0c7c72",
+    "theme.dark.primaryColor": "#2bb3a3",
+    "theme.light.baseRadius": "small",
+    "theme.dark.baseRadius": "small",
 }

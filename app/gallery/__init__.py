@@ -23,7 +23,8 @@ def gallery(data: dict[str, Any], key: str, on_turn: Callable[[], None]) -> Any:
 
     Args:
         data: `run`, `classes`, `seen`, `page`, `pages`, `summary`, and `cards`, each with its `row`, `picture`, `id`, `given`,
-            `suggested`, `percentile`, `confidence`, `wrong`, `truth`, `verdict` and `label`.
+            `suggested`, `top` (share of the images at least as suspicious, in percent), `confidence`, `wrong`, `truth`,
+            `verdict` and `label`.
         key: of the component in the session; its `turn` is then 1 or −1.
         on_turn: called when the user turns the page.
     """

@@ -2,13 +2,15 @@
 const kept = new WeakMap();
 const SEND_AFTER = 60;
 const RETRY_AFTER = 1500;
+const TURN_TAKES = 8000;
+const KEYS = /^([jkarsuynp1-9]|Arrow(Left|Right|Up|Down))$/;
 const VERDICTS = { a: "accept", r: "reject", s: "skip" };
 
 export default function (component) {
   const root = component.parentElement;
   let g = kept.get(root);
   if (!g) kept.set(root, (g = create(root)));
-  g.turn = (by) => component.setTriggerValue("turn", by);
+  g.askPage = (by) => component.setTriggerValue("turn", by);
   if (component.data) update(g, component.data);
   const onKey = (event) => key(g, event);
   const onLeave = (event) => { if (g.queue.length) event.preventDefault(); };
@@ -26,12 +28,12 @@ function create(root) {
   const g = {
     bar: part("bar"), trouble: part("trouble"), grid: part("grid"), panel: part("panel"), pages: part("pages"),
     previous: part("previous"), next: part("next"), focus: 0, rows: "", cards: [], history: [], queue: [], n: 0, times: [],
-    evidence: new Map(), sending: false,
+    evidence: new Map(), sending: false, said: "", turning: null, pressed: [],
   };
   g.tab = sessionStorage.getItem("sharpeye-tab") || crypto.getRandomValues(new Uint32Array(2)).join("-");
   sessionStorage.setItem("sharpeye-tab", g.tab);
-  g.previous.onclick = () => g.turn(-1);
-  g.next.onclick = () => g.turn(1);
+  g.previous.onclick = () => turn(g, -1);
+  g.next.onclick = () => turn(g, 1);
   return g;
 }
 
@@ -63,6 +65,22 @@ function update(g, data) {
   g.previous.disabled = data.page <= 1;
   g.next.disabled = data.page >= data.pages;
   drawBar(g, data.summary);
+  if (g.turning && data.page !== g.turning.from) {
+    clearTimeout(g.turning.timer);
+    g.turning = null;
+    // Keys that came while the page was on its way are for its cards.
+    for (const pressed of g.pressed.splice(0)) act(g, pressed);
+  }
+}
+
+function turn(g, by) {
+  if (g.turning) return;
+  g.turning = { from: g.data.page, timer: setTimeout(() => {
+    g.turning = null;
+    const lost = g.pressed.splice(0).length;
+    trouble(g, `The page does not come: the app does not answer.${lost ? ` ${lost} keys pressed meanwhile were not taken.` : ""} Decisions made before are kept here.`);
+  }, TURN_TAKES) };
+  g.askPage(by);
 }
 
 const waiting = (g, row) => g.queue.some((entry) => entry.row === row);
@@ -93,7 +111,7 @@ function draw(g) {
     labels.append(make("span", "given", name(g, card.given)));
     labels.append(make("span", "suggested", card.suggested === card.given ? "looks right" : "→ " + name(g, card.suggested)));
     const facts = make("div", "facts");
-    facts.append(make("span", "", `top ${Math.max(0.01, 100 - card.percentile).toPrecision(2)} %`));
+    facts.append(make("span", "", `top ${card.top < 10 ? card.top.toPrecision(2) : Math.round(card.top)} %`));
     facts.append(make("span", "", `${Math.round(100 * card.confidence)} % sure`));
     text.append(labels, facts);
     if (card.truth >= 0) text.append(make("div", "truth", `true: ${name(g, card.truth)}`));
@@ -212,6 +230,7 @@ function drawBar(g, summary) {
     item("≈ " + whole(summary.expected_next), `of them among the next ${summary.next} suspects`),
   ];
   if (minutes) parts.push(item(whole(g.times.length / minutes), "decisions a minute"));
+  if (g.said) parts.push(make("span", "", g.said));
   if (summary.next && summary.expected_next / summary.next < 0.05) parts.push(make("span", "", "A good place to stop: fewer than 1 in 20 is wrong from here."));
   const meter = make("div", "meter"), fill = make("i");
   fill.style.width = `${Math.min(100, (100 * summary.decided) / Math.max(1, summary.expected))}%`;
@@ -225,6 +244,15 @@ function key(g, event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || /^(INPUT|TEXTAREA|SELECT)$/.test(inside.tagName) || inside.isContentEditable) return;
   if (document.querySelector('[role="dialog"]') || !g.grid.isConnected) return;
   const pressed = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (!KEYS.test(pressed)) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  if (g.turning) g.pressed.push(pressed);
+  else act(g, pressed);
+}
+
+function act(g, pressed) {
+  g.said = "";
   const columns = getComputedStyle(g.grid).gridTemplateColumns.split(" ").length;
   const steps = { j: 1, k: -1, ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
   if (pressed in steps) step(g, steps[pressed]);
@@ -232,29 +260,26 @@ function key(g, event) {
   else if (/^[1-9]$/.test(pressed)) { if (Number(pressed) <= g.data.classes.length) decide(g, "relabel", Number(pressed) - 1); }
   else if (pressed === "u") back(g);
   else if (pressed === "y") add(g, { kind: "redo" });
-  else if (pressed === "n") { if (!g.next.disabled) g.turn(1); }
-  else if (pressed === "p") { if (!g.previous.disabled) g.turn(-1); }
-  else return;
-  event.preventDefault();
-  event.stopImmediatePropagation();
+  else if (pressed === "n" && !g.next.disabled) turn(g, 1);
+  else if (pressed === "p" && !g.previous.disabled) turn(g, -1);
 }
 
 function step(g, by) {
   const to = g.focus + by;
-  if (to >= g.cards.length && by === 1 && !g.next.disabled) return g.turn(1);
-  if (to < 0 && by === -1 && !g.previous.disabled) { g.enterAtEnd = true; return g.turn(-1); }
+  if (to >= g.cards.length && by === 1 && !g.next.disabled) return turn(g, 1);
+  if (to < 0 && by === -1 && !g.previous.disabled) { g.enterAtEnd = true; return turn(g, -1); }
   if (to >= 0 && to < g.cards.length) move(g, to);
 }
 
 function decide(g, verdict, label) {
   const card = g.cards[g.focus];
   if (!card) return;
-  g.history.push({ row: card.row, verdict: card.verdict, label: card.label });
+  g.history.push({ row: card.row, id: card.id, verdict: card.verdict, label: card.label });
   const after = verdict === "relabel" ? label : verdict === "accept" ? card.suggested : verdict === "reject" ? card.given : -1;
   set(g, g.focus, verdict, after);
   g.times.push(Date.now());
   add(g, { kind: "decide", row: card.row, verdict, label });
-  move(g, g.focus + 1);
+  step(g, 1);
 }
 
 function back(g) {
@@ -263,6 +288,7 @@ function back(g) {
     show(g, last.row, last.verdict, last.label);
     const index = g.cards.findIndex((card) => card.row === last.row);
     if (index >= 0) move(g, index);
+    else g.said = `Took back the decision on ${last.id}, on another page.`;
   }
   add(g, { kind: "undo" });
 }

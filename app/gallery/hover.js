@@ -10,8 +10,8 @@ export default function (component) {
   let plot = null;
   const over = (event) => {
     const point = event.points[0], at = event.event;
-    if (!point.customdata) return;
-    image.src = `/pictures/${component.data.decoded}/${point.customdata[1]}`;
+    if (point.customdata === undefined) return;
+    image.src = `/runs/${component.data.run}/pictures/${point.customdata}`;
     image.style.left = `${Math.min(at.clientX + 16, innerWidth - 150)}px`;
     image.style.top = `${Math.min(at.clientY + 16, innerHeight - 150)}px`;
     image.style.display = "block";

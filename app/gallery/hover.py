@@ -9,6 +9,6 @@ _mount = st.components.v2.component(
 )
 
 
-def hover_picture(decoded: str) -> None:
-    """Show images of a decoded dataset over the page's plot; its points carry (row, image row) as customdata."""
-    _mount(data={"decoded": decoded}, key="hover")
+def hover_picture(run: str) -> None:
+    """Show a run's images over the page's plot, whose points carry their row of the run's scores as customdata."""
+    _mount(data={"run": run}, key="hover")

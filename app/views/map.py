@@ -46,6 +46,8 @@ with tools:
 coordinates = coordinates_of(review.run, path.stat().st_mtime_ns, str(path))
 placed = int(np.isfinite(coordinates[:, 0]).sum())
 figure = charts.feature_map(review, coordinates, colour or "suspicion")
+# Above the map, yet known only after it: what is chosen there.
+choice = st.container(horizontal=True, vertical_alignment="center")
 picked = st.plotly_chart(
     figure,
     key="map",
@@ -53,9 +55,9 @@ picked = st.plotly_chart(
     selection_mode=("lasso", "box"),
     alt="Images in feature space, coloured by " + str(colour),
 )
-hover_picture(review.decoded)
-rows = sorted({int(point["customdata"][0]) for point in picked["selection"]["points"] if "customdata" in point})
-with st.container(horizontal=True, vertical_alignment="center"):
+hover_picture(review.run)
+rows = sorted({int(point["customdata"]) for point in picked["selection"]["points"] if "customdata" in point})
+with choice:
     if st.button(f"Review these {len(rows):,} images" if rows else "Review the chosen images", type="primary", disabled=not rows):
         st.session_state["page"] = 1
         st.switch_page("views/review.py", query_params={"run": review.run, "selection": keep_selection(review, rows)})

@@ -79,10 +79,11 @@ def accept_many(review: Review, page_rows: np.ndarray, view_rows: np.ndarray) ->
 
 
 def pick_pair() -> None:
-    """A cell of the confusion matrix was clicked: show its images."""
-    cells = [point["customdata"] for point in st.session_state["confusion"]["selection"]["points"] if "customdata" in point]
-    if cells:
-        st.session_state["given"], st.session_state["suggested"] = int(cells[0][0]), int(cells[0][1])
+    """A cell of the confusion matrix was clicked: show its images, where there are any."""
+    points = st.session_state["confusion"]["selection"]["points"]
+    if points and points[0]["customdata"][2]:
+        st.session_state["given"], st.session_state["suggested"] = points[0]["customdata"][:2]
+        st.session_state["confused"] = False
 
 
 def turn() -> None:
@@ -98,7 +99,6 @@ def show_page(review: Review, rows: np.ndarray, size: int) -> None:
     st.query_params["page"] = str(page)
     shown = rows[(page - 1) * size : page * size]
     st.session_state["page_rows"] = shown
-    count = len(review)
     cards = [
         {
             "row": int(row),
@@ -106,7 +106,7 @@ def show_page(review: Review, rows: np.ndarray, size: int) -> None:
             "id": str(review.ids[row]),
             "given": int(review.given[row]),
             "suggested": int(review.suggested[row]),
-            "percentile": 100.0 * (1 - (int(review.rank[row]) - 1) / count),
+            "top": 100.0 * int(review.rank[row]) / len(review),
             "confidence": float(review.confidence[row]),
             "wrong": float(review.wrong[row]),
             "truth": -1 if review.truth is None or not st.session_state.get("benchmark") else int(review.truth[row]),
@@ -124,15 +124,16 @@ def show_page(review: Review, rows: np.ndarray, size: int) -> None:
 
 if "page" not in st.session_state and st.query_params.get("page", "").isdigit():
     st.session_state["page"] = int(st.query_params["page"])
-head, tools = st.columns([3, 4], vertical_alignment="center")
+head, tools = st.columns([2, 5], vertical_alignment="center")
 with head:
     review = chosen_review()
 filters = ask_filters(review)
 rows = frozen_rows(review, filters)
 with tools, st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
     size = st.selectbox(
-        "Cards a page", PAGE_SIZES, index=1, key="size", bind="query-params", label_visibility="collapsed", width=90
-    )
+        "Cards a page", PAGE_SIZES, index=1, key="size", bind="query-params", format_func="{} a page".format, width=140,
+        label_visibility="collapsed",
+    )  # fmt: skip
     st.toggle("Only changes", key="differing", bind="query-params", help="Only images whose suggestion is not the given label")
     if review.truth is not None:
         st.toggle("True labels", key="benchmark", bind="query-params", help="Show the true labels of this benchmark")
@@ -141,10 +142,19 @@ with tools, st.container(horizontal=True, horizontal_alignment="right", vertical
     if st.button("Refresh", icon=":material/refresh:", help="Apply the filters again, to what is decided by now"):
         st.session_state.pop("view")
         st.rerun()
-with st.expander(f"{len(rows):,} images in this view · which classes are confused", icon=":material/grid_on:"):
-    figure = charts.confusion(review.classes, review.given, review.suggested, "given", "suggested")
-    st.plotly_chart(figure, key="confusion", on_select=pick_pair, selection_mode="points", alt="Given against suggested labels")
-    st.caption("Click a cell to see those images.")
+confused = st.expander(
+    f"{len(rows):,} images in this view · which classes are confused",
+    icon=":material/grid_on:",
+    key="confused",
+    bind="query-params",
+)
+if confused.open:  # plotly is heavy, and few reviews need it
+    with confused:
+        figure = charts.confusion(review.classes, review.given, review.suggested, "given", "suggested")
+        st.plotly_chart(
+            figure, key="confusion", on_select=pick_pair, selection_mode="points", alt="Given against suggested labels"
+        )
+        st.caption("Click a cell to see those images.")
 if len(rows) == 0:
     st.info("No image matches these filters. Widen them to see more.")
 else:

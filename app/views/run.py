@@ -183,7 +183,7 @@ def show_result(result: dict[str, Any]) -> None:
     for column, (name, value) in zip(
         st.columns(4),
         [
-            ("images", f"{result['n']:,}"), ("expected wrong", f"≈ {result['expected_wrong']:,.0f} ({share:.0%})"),
+            ("images", f"{result['n']:,}"), (f"expected wrong ({share:.1%})", f"≈ {result['expected_wrong']:,.0f}"),
             ("left out", f"{result['skipped']:,}"), ("computed in", duration(result["seconds"])),
         ],
         strict=True,

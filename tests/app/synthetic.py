@@ -1,0 +1,105 @@
+"""A workspace with a finished run of any size, made in seconds: random scores, written by the engine's own writers."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from engine.config import RunConfig
+from engine.data.dataset import LabeledImages, ingest
+from engine.data.sources import Record, Source
+from engine.influence.base import Candidates, Scores
+from engine.influence.noise_posterior import NoisePosterior
+from engine.runs import store
+from engine.runs.pipeline import SCORES_ROW_GROUP, write_scores
+from engine.runs.workspace import Workspace, open_workspace
+from tests.conftest import blob
+
+CLASSES = tuple(f"class {number}" for number in range(10))
+WRONG = 0.2
+DECODED = 500
+SIDE = 16
+
+
+def synthetic_workspace(folder: Path, images: int, seed: int = 0) -> tuple[Workspace, str]:
+    """A workspace whose one run has scored `images` images, a fifth of them wrongly labelled; the run's id.
+
+    Only DECODED pictures are kept, which the images share.
+    """
+    workspace = open_workspace(str(folder))
+    rng = np.random.default_rng(seed)
+    pictures = _decoded(workspace, rng)
+    true = rng.integers(0, len(CLASSES), images)
+    wrong = rng.random(images) < WRONG
+    given = np.where(wrong, (true + 1 + rng.integers(0, 3, images)) % len(CLASSES), true)
+    training = replace(
+        pictures,
+        ids=np.array([f"image-{number:07d}.png" for number in range(images)], dtype=object),
+        labels=given,
+        true_labels=true,
+        hashes=np.full(images, "", dtype=object),
+        rows=np.arange(images) % len(pictures),
+    )
+    beliefs = _beliefs(true, given, rng)
+    run = "5e6e7a11c0de"
+    result = workspace.run(run)
+    result.root.mkdir(parents=True)
+    influence = Scores(beliefs.wrong + rng.random(images) * 0.1, beliefs.candidates)
+    write_scores(result, training, {"fvm": influence, "val_loss": Scores(beliefs.wrong, beliefs.candidates)}, beliefs)
+    _write_map(workspace, run, true, rng)
+    _finish(workspace, run, training, beliefs)
+    return workspace, run
+
+
+def _decoded(workspace: Workspace, rng: np.random.Generator) -> LabeledImages:
+    """Small pictures, decoded as those of any source are."""
+
+    def read(rows: np.ndarray) -> Iterator[Record]:
+        for row in rows:
+            yield Record(f"{row}.png", Image.fromarray(blob(int(row), rng, SIDE)), int(row) % len(CLASSES))
+
+    return ingest(Source("synthetic", DECODED, CLASSES, read, "synthetic"), workspace.decoded, SIDE)
+
+
+def _beliefs(true: np.ndarray, given: np.ndarray, rng: np.random.Generator) -> NoisePosterior:
+    """A posterior that finds most wrong labels, and is unsure of the rest."""
+    energies = rng.exponential(6.0, (len(true), len(CLASSES))) + 2
+    energies[np.arange(len(true)), true] = rng.exponential(0.7, len(true))
+    classes = np.broadcast_to(np.arange(len(CLASSES)), energies.shape)
+    p = np.exp(-energies)
+    p /= p.sum(1, keepdims=True)
+    wrong = 1 - p[np.arange(len(true)), given]
+    return NoisePosterior(Candidates(classes, -np.log(p)), wrong, np.eye(len(CLASSES)), 1.0, float(wrong.sum()))
+
+
+def _write_map(workspace: Workspace, run: str, true: np.ndarray, rng: np.random.Generator) -> None:
+    """One round cloud a class, on a circle; the first pictures stand for trusted ones."""
+    angle = 2 * np.pi * true / len(CLASSES)
+    places = 10 * np.stack([np.cos(angle), np.sin(angle)], 1) + rng.normal(size=(len(true), 2))
+    table = pd.DataFrame(places.astype(np.float32), columns=["x", "y"])
+    for column in ("near_given", "near_suggested"):
+        table[column] = [[0, 1, 2, 3]] * len(table)
+    table.to_parquet(workspace.run(run).embedding, index=False, row_group_size=SCORES_ROW_GROUP)
+
+
+def _finish(workspace: Workspace, run: str, training: LabeledImages, beliefs: NoisePosterior) -> None:
+    """The result, in its file and in the store."""
+    measured = {"auc": 0.97, "ap": 0.9, "suggestion_accuracy": 0.9, "relabel_accuracy": 0.8, "score_seconds": 1.0}
+    result = {
+        "run": run, "n": len(training), "classes": len(CLASSES), "seconds": 1.0, "images_per_second": 1.0, "device": "cpu",
+        "peak_memory_mb": 1.0, "expected_wrong": beliefs.expected_wrong, "ranked_by": "fvm", "skipped": 0,
+        "methods": {"fvm": measured, "val_loss": measured}, "scores": str(workspace.run(run).scores),
+        "classes_in_order": list(CLASSES), "images": {"training": training.folder.name, "validation": training.folder.name},
+    }  # fmt: skip
+    workspace.run(run).result.write_text(json.dumps(result))
+    config = RunConfig("synthetic", "synthetic", ("fvm", "val_loss"))
+    with store.store(workspace) as connection:
+        store.register_dataset(connection, "dataset", config.train, {})
+        store.describe_dataset(connection, "dataset", CLASSES, training.class_counts().tolist())
+        store.submit(connection, run, config, "dataset")
+        store.claim(connection, run, "cpu")
+        store.finish(connection, run, "done", result=result)
