@@ -83,7 +83,6 @@ def pick_pair() -> None:
     points = st.session_state["confusion"]["selection"]["points"]
     if points and points[0]["customdata"][2]:
         st.session_state["given"], st.session_state["suggested"] = points[0]["customdata"][:2]
-        st.session_state["confused"] = False
 
 
 def turn() -> None:

@@ -1,0 +1,44 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app import readers, routes
+from engine.runs.workspace import Workspace, open_workspace
+from tests.app.synthetic import synthetic_workspace
+
+IMAGES = 300
+
+
+def forget() -> None:
+    for cached in (readers.workspace, readers._read_review, readers._decoded):
+        cached.cache_clear()
+    routes._last_of_tab.clear()
+
+
+@pytest.fixture
+def on_workspace(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Point the app's readers at a workspace."""
+
+    def point(root: Path) -> None:
+        monkeypatch.setenv(readers.WORKSPACE_VARIABLE, str(root))
+        forget()
+
+    yield point
+    forget()
+
+
+@pytest.fixture
+def empty(tmp_path: Path, on_workspace: Callable[[Path], None]) -> Workspace:
+    """A workspace without runs."""
+    made = open_workspace(str(tmp_path / "empty"))
+    on_workspace(made.root)
+    return made
+
+
+@pytest.fixture
+def review(tmp_path: Path, on_workspace: Callable[[Path], None]) -> readers.Review:
+    """The review of a synthetic run of IMAGES images."""
+    made, run = synthetic_workspace(tmp_path / "synthetic", IMAGES)
+    on_workspace(made.root)
+    return readers.review(run)

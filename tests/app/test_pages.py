@@ -1,0 +1,74 @@
+"""Every page's logic, without a browser."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import app
+from app.readers import Review, workspace
+from engine.runs.store import store
+from engine.runs.workspace import Workspace
+
+MAIN = Path(app.__file__).with_name("main.py")
+PAGES = ("data", "run", "review", "map", "export")
+
+
+def opened(page: str, **query: str) -> AppTest:
+    at = AppTest.from_file(str(MAIN), default_timeout=20).run()
+    for key, value in query.items():
+        at.query_params[key] = value
+    at.switch_page(f"views/{page}.py").run()
+    assert not at.exception, at.exception
+    return at
+
+
+@pytest.mark.parametrize(("page", "says"), [
+    ("data", "Choose a source"), ("run", "Choose images on the Data page first"), ("review", "No run has scores yet"),
+    ("map", "No run has scores yet"), ("export", "No run has scores yet"),
+])  # fmt: skip
+def test_an_empty_workspace_says_what_to_do(empty: Workspace, page: str, says: str) -> None:
+    assert any(says in info.value for info in opened(page).info)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens_on_a_finished_run(review: Review, page: str) -> None:
+    at = opened(page)
+    assert not at.error
+
+
+def test_filters_in_the_address_restore_the_view(review: Review) -> None:
+    at = opened("review", given="class 3", status="open", sort="P(wrong)")
+    assert at.selectbox(key="given").value == 3
+    assert at.session_state["rows"].tolist() == sorted(
+        (row for row in range(len(review)) if review.given[row] == 3), key=lambda row: (-review.wrong[row], review.rank[row])
+    )
+    at.selectbox(key="given").set_value(None).run()
+    assert len(at.session_state["rows"]) == len(review)
+
+
+def test_a_filter_that_nothing_passes(review: Review) -> None:
+    at = opened("review")
+    at.selectbox(key="status").set_value("skip").run()
+    assert any("No image matches" in info.value for info in at.info)
+
+
+def test_a_selection_that_is_gone_or_made_up(review: Review) -> None:
+    at = opened("review", selection="../../etc/passwd")
+    assert len(at.session_state["rows"]) == len(review)
+
+
+def test_export_counts_decisions(review: Review) -> None:
+    with store(workspace()) as connection:
+        changing = [row for row in range(len(review)) if review.suggested[row] != review.given[row]][:3]
+        review.decide(connection, [review.decision(row, "accept") for row in changing])
+    metrics = {metric.label: metric.value for metric in opened("export").metric}
+    assert metrics["Decided"] == "3"
+    assert metrics["Labels that change"] == "3"
+
+
+def test_the_app_imports_no_torch() -> None:
+    command = "import sys, app.server, app.views; assert not [m for m in sys.modules if m.split('.')[0] in ('torch', 'torchvision', 'umap', 'sklearn')]"
+    subprocess.run([sys.executable, "-c", command], check=True)

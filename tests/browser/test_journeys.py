@@ -1,0 +1,231 @@
+"""Whole journeys of a user through the app, in a real browser, on images made on the spot."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from engine.runs.decisions import read_log
+from engine.runs.store import list_runs, store
+from engine.runs.workspace import Workspace, open_workspace
+from tests.app.synthetic import synthetic_workspace
+from tests.browser.driving import App, drag_box, focused, free_port, served
+from tests.engine.runs.watching import kill_all
+
+RUN_SECONDS = 120
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    made = open_workspace(str(tmp_path / "ws"))
+    yield made
+    kill_all(made)
+
+
+def choose(page: Page, label: str, option: str) -> None:
+    """Pick an option of a select box."""
+    page.get_by_label(label, exact=True).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def look_at_folder(page: Page, app: App, train: Path, split: str, check: Path | None = None) -> None:
+    page.goto(app.url)
+    choose(page, "Source", "Folder of class folders")
+    page.get_by_role("textbox", name="Training images").fill(str(train))
+    page.get_by_text(split).click()
+    if check is not None:
+        page.get_by_role("textbox", name="Clean images").fill(str(check))
+    page.get_by_role("button", name="Look at the data").click()
+
+
+def decisions(workspace: Workspace, count: int) -> pd.DataFrame:
+    """The log, once it holds that many rows."""
+    with store(workspace) as connection:
+        [row] = list_runs(connection)
+        deadline = time.monotonic() + 10
+        while len(log := read_log(connection, row.dataset)) < count and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert len(log) == count
+    return log
+
+
+def test_from_a_folder_to_cleaned_labels(
+    page: Page, workspace: Workspace, tmp_path: Path, make_folder: Callable[..., Path]
+) -> None:
+    train, check = make_folder("train", 30, wrong=5, seed=1), make_folder("check", 10, seed=2)
+    port = free_port()
+    with served(workspace.root, port) as app:
+        look_at_folder(page, app, train, "Another source of clean images", check)
+        page.get_by_text("Everything is there: go to Run").click()
+        page.get_by_role("radio", name="fast").click()
+        page.get_by_role("button", name="Start").click()
+        page.get_by_role("button", name="Review suspects").wait_for(timeout=RUN_SECONDS * 1000)
+        expect(page.get_by_text("· done")).to_be_visible(timeout=RUN_SECONDS * 1000)
+        page.get_by_role("button", name="Review suspects").click()
+
+        page.locator(".card.focus img").wait_for()
+        first = focused(page)
+        cards = page.locator(".card")
+        ids = [cards.nth(number).get_attribute("data-id") for number in range(6)]
+        assert first == ids[0]
+        for key in ("a", "r", "1", "s"):
+            page.keyboard.press(key)
+        expect(page.locator(".card .badge")).to_have_count(4)
+        page.keyboard.press("u")
+        expect(page.locator(".card .badge")).to_have_count(3)
+        page.keyboard.press("y")
+        expect(page.locator(".card .badge")).to_have_count(4)
+        log = decisions(workspace, 6)
+        assert log["image"].iloc[:4].tolist() == ids[:4]
+        assert log["verdict"].iloc[:4].tolist() == ["accept", "reject", "relabel", "skip"]
+        assert log["to_label"].iloc[2] == "ant"
+        assert log["kind"].tolist() == ["decide"] * 4 + ["undo", "redo"]
+
+        page.reload()
+        page.locator(".card.focus img").wait_for()
+        expect(page.locator(".card .badge")).to_have_count(4)
+        cards.nth(4).click()
+
+    # The app is gone; what is decided now waits in the browser for it to come back.
+    page.keyboard.press("a")
+    expect(page.get_by_role("alert").get_by_text("not saved yet")).to_be_visible()
+    decisions(workspace, 6)
+    with served(workspace.root, port) as app:
+        log = decisions(workspace, 7)
+        assert (log["image"].iloc[6], log["verdict"].iloc[6]) == (ids[4], "accept")
+        expect(page.get_by_text("not saved yet")).to_be_hidden()
+
+        page.goto(f"{app.url}/map")
+        page.locator(".js-plotly-plot .gl-canvas").first.wait_for()
+        page.wait_for_timeout(500)
+        drag_box(page, 0.02, 0.02, 0.98, 0.98)
+        page.get_by_role("button", name="Review these").click()
+        expect(page.get_by_text("chosen on the map")).to_be_visible()
+        page.locator(".card.focus img").wait_for()
+
+        page.get_by_role("link", name="Export").click()
+        page.get_by_text("What changes").wait_for()
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="Labels, CSV").click()
+        exported = pd.read_csv(waiting.value.path()).set_index("id")
+        check_labels(exported, log)
+        target = tmp_path / "cleaned"
+        page.get_by_role("textbox", name="Folder").fill(str(target))
+        page.get_by_text("Also a cleaned copy").click()
+        page.get_by_role("button", name="Write files").click()
+        expect(page.get_by_text("Wrote labels.csv")).to_be_visible()
+        check_labels(pd.read_parquet(target / "labels.parquet").set_index("id"), log)
+        moved = Path(ids[2]).name
+        assert [path.parent.name for path in (target / "images").rglob(moved)] == ["ant"]
+
+
+def check_labels(exported: pd.DataFrame, log: pd.DataFrame) -> None:
+    """Exactly the decided changes are applied."""
+    made = log[log["kind"] == "decide"].set_index("image")
+    final = made["to_label"].dropna()
+    assert exported.loc[final.index, "final_label"].tolist() == final.tolist()
+    others = exported.drop(index=final.index)
+    assert (others["final_label"] == others["given_label"]).all()
+    assert len(exported) == 90
+
+
+def test_a_confirmed_sample_becomes_the_validation_split(
+    page: Page, workspace: Workspace, make_folder: Callable[..., Path]
+) -> None:
+    train = make_folder("train", 20, wrong=2, seed=1)
+    with served(workspace.root) as app:
+        look_at_folder(page, app, train, "None yet: help me make one")
+        for name in ("ant", "bee", "cat"):
+            page.get_by_text(f"Are these all “{name}”?").wait_for()
+            if name == "bee":
+                choose(page, "Label of image 1", "leave it out")
+                choose(page, "Label of image 2", "cat")
+            page.get_by_role("button", name="These labels are right now").click()
+        page.get_by_role("button", name="Use these 35 images as the validation split").click()
+        page.get_by_text("Everything is there: go to Run").wait_for(timeout=60_000)
+        [confirmed] = workspace.inspections.glob("*/confirmed-*.csv")
+        table = pd.read_csv(confirmed)
+        assert len(table) == 35
+        assert (table["label"] != table["given_label"]).sum() == 1
+
+
+@pytest.fixture
+def reviewed(tmp_path: Path) -> Iterator[tuple[App, Workspace, str]]:
+    """The app on a finished synthetic run of 500 images."""
+    workspace, run = synthetic_workspace(tmp_path / "synthetic", 500)
+    with served(workspace.root) as app:
+        yield app, workspace, run
+    kill_all(workspace)
+
+
+def test_keys_pressed_while_a_page_turns_are_for_the_next_page(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+    app, workspace, _ = reviewed
+    page.goto(f"{app.url}/review")
+    page.locator(".card.focus img").wait_for()
+    for _ in range(130):  # more than two pages of 60, as fast as the keyboard goes
+        page.keyboard.press("a")
+    page.locator(".pages").get_by_text("Page 3 of").wait_for()
+    log = decisions(workspace, 130)
+    assert log["image"].is_unique
+    ranks = pd.read_parquet(workspace.run(log["run"].iloc[0]).scores, columns=["id", "rank"]).set_index("id")["rank"]
+    assert ranks[log["image"]].tolist() == list(range(1, 131))
+    page.keyboard.press("u")
+    expect(page.locator(".card .badge")).to_have_count(9)
+
+
+def test_many_are_accepted_at_once_and_taken_back_at_once(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+    app, workspace, _ = reviewed
+    page.goto(f"{app.url}/review")
+    page.locator(".card.focus img").wait_for()
+    page.get_by_role("button", name="Accept many").click()
+    page.get_by_role("dialog").get_by_text("All pages of this view").click()
+    button = page.get_by_role("dialog").get_by_role("button", name=re.compile(r"Accept \d+ suggestions"))
+    expect(button).to_be_enabled()
+    page.wait_for_timeout(500)
+    count = int(button.inner_text().split()[1])
+    button.click()
+    page.get_by_role("dialog").wait_for(state="hidden")
+    assert set(decisions(workspace, count)["verdict"]) == {"accept"}
+    expect(page.get_by_text(f"{count} of 500 decided")).to_be_visible()
+    page.keyboard.press("u")
+    expect(page.get_by_text("0 of 500 decided")).to_be_visible()
+
+
+def test_a_confused_pair_is_a_click_away_and_its_address_brings_it_back(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+    app, workspace, run = reviewed
+    scores = pd.read_parquet(workspace.run(run).scores, columns=["given_label", "suggested_label"]).astype(str)
+    count = int(((scores["given_label"] == "class 0") & (scores["suggested_label"] == "class 9")).sum())
+    page.goto(f"{app.url}/review")
+    page.get_by_text("which classes are confused").click()
+    page.locator(".js-plotly-plot .scatterlayer .point").nth(8).click(force=True)
+    expect(page.get_by_text(f"{count} images in this view")).to_be_visible()
+    expect(page.locator(".card")).to_have_count(count)
+    page.goto(page.url)
+    expect(page.locator(".card")).to_have_count(count)
+    assert page.locator(".card .given").all_inner_texts() == ["class 0"] * count
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_follow_the_browser_s_theme(browser: Browser, reviewed: tuple[App, Workspace, str], scheme: str) -> None:
+    app, _, _ = reviewed
+    context = browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(f"{app.url}/review")
+    page.locator(".card.focus img").wait_for()
+    background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    brightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
+    assert (brightness > 128) == (scheme == "light")
+    context.close()
+
+
+def test_bad_input_is_said_where_it_is_typed(page: Page, workspace: Workspace, tmp_path: Path) -> None:
+    with served(workspace.root) as app:
+        look_at_folder(page, app, tmp_path / "nowhere", "Another source of clean images", tmp_path)
+        expect(page.get_by_role("alert").get_by_text("nowhere: no such file or folder")).to_be_visible()
+        for name in ("review", "map", "export"):
+            page.goto(f"{app.url}/{name}")
+            expect(page.get_by_text("No run has scores yet")).to_be_visible()
