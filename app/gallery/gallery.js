@@ -54,7 +54,8 @@ function update(g, data) {
   if (rows !== g.rows) {
     g.rows = rows;
     g.cards = data.cards;
-    g.focus = g.enterAtEnd ? Math.max(0, data.cards.length - 1) : 0;
+    // Where to go on: the first image that nobody decided yet.
+    g.focus = Math.max(0, g.enterAtEnd ? data.cards.length - 1 : data.cards.findIndex((card) => card.verdict === "open"));
     g.enterAtEnd = false;
     draw(g);
   } else {
@@ -69,7 +70,7 @@ function update(g, data) {
     clearTimeout(g.turning.timer);
     g.turning = null;
     // Keys that came while the page was on its way are for its cards.
-    for (const pressed of g.pressed.splice(0)) act(g, pressed);
+    for (const pressed of g.pressed.splice(0)) take(g, pressed);
   }
 }
 
@@ -247,6 +248,10 @@ function key(g, event) {
   if (!KEYS.test(pressed)) return;
   event.preventDefault();
   event.stopImmediatePropagation();
+  take(g, pressed);
+}
+
+function take(g, pressed) {
   if (g.turning) g.pressed.push(pressed);
   else act(g, pressed);
 }

@@ -36,21 +36,21 @@ def dataset_title(config: RunConfig) -> str:
 def ask_config(data: RunConfig) -> RunConfig:
     """The options that few need to touch."""
     with st.expander("Advanced options", icon=":material/tune:"):
-        first, second, third = st.columns(3)
-        methods = first.multiselect(
+        methods = st.multiselect(
             "Methods (the first ranks the images)", [*DEFAULT_METHODS[:1], "vm", *DEFAULT_METHODS[1:]], list(DEFAULT_METHODS)
         )
+        first, second = st.columns(2)
         model = first.selectbox(
             "Model", MODELS, help="small: images up to 64 pixels, trained from nothing. Others are torchvision's."
         )
         weights = first.text_input("Weights", placeholder="'pretrained', or a state dict file")
-        optimizer = second.selectbox("Optimizer of the validation minimum", OPTIMIZERS)
+        device = first.text_input("Device", "auto", help="auto, cpu, cuda, cuda:1 or mps")
+        seed = first.number_input("Seed", 0, 2**31 - 1, 0)
+        optimizer = second.selectbox("Validation optimizer", OPTIMIZERS, help="How the validation minimum is reached")
         parameters = second.selectbox("Influence over", PARAMETERS)
         curvature = second.selectbox("Curvature", CURVATURES)
-        damping = third.number_input("Damping, relative to the mean eigenvalue", 1e-6, 1e6, 1.0, format="%g")
-        device = third.text_input("Device", "auto", help="auto, cpu, cuda, cuda:1 or mps")
-        seed = third.number_input("Seed", 0, 2**31 - 1, 0)
-        mirror = third.checkbox("A mirrored image keeps its label", True, help="Not so for digits and text")
+        damping = second.number_input("Damping", 1e-6, 1e6, 1.0, format="%g", help="Relative to the mean eigenvalue")
+        mirror = st.checkbox("A mirrored image keeps its label", True, help="Not so for digits and text")
     return replace(
         data, methods=tuple(methods), model=model, weights=weights.strip() or None, optimizer=optimizer, parameters=parameters,
         curvature=curvature, damping=float(damping), device=device.strip() or "auto", seed=int(seed), mirror=mirror,
@@ -74,11 +74,9 @@ def start_form() -> None:
     )
     _, data, report = ready[at]
 
-    def budget_title(name: str) -> str:
-        return f"{name} · about {duration(report['estimates'][name]['seconds'])}"
-
-    budget = st.segmented_control("Budget", BUDGETS, default="standard", format_func=budget_title, required=True)
-    config = replace(ask_config(data), budget=budget or "standard")
+    times = [f"about {duration(report['estimates'][name]['seconds'])}" for name in BUDGETS]
+    budget = st.radio("Budget", BUDGETS, BUDGETS.index("standard"), captions=times, horizontal=True)
+    config = replace(ask_config(data), budget=budget)
     memory = report["estimates"][config.budget]["memory_mb"]
     counts = f"{report['training']['images']:,} images to judge by {report['validation']['images']:,} trusted ones"
     st.caption(

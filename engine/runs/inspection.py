@@ -28,6 +28,7 @@ REPORT_SECONDS = 0.3
 START_SECONDS = 20.0
 # Umap compiles itself for most of this; a map holds a bounded number of images.
 MAP_SECONDS = 30
+MAP_MEMORY_MB = 300
 SPEED_IMAGES = 768
 SAMPLE_PER_CLASS = 12
 
@@ -178,7 +179,7 @@ def _estimates(config: RunConfig, images: Any, found: Report) -> dict[str, Repor
     speed = training_speed(images, len(found["class_names"]), device)
     counts = found["training"]["images"], found["validation"]["images"]
     per_image = 4 * 256 + 16 * min(len(found["class_names"]), 20)
-    memory = peak_memory_mb() + 2 * counts[0] * per_image / 2**20
+    memory = peak_memory_mb() + MAP_MEMORY_MB + 2 * counts[0] * per_image / 2**20
     estimates = {}
     for budget in BUDGETS:
         first, second = plans(budget, *counts, mirrored=True, pretrained=False)

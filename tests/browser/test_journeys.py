@@ -61,7 +61,7 @@ def test_from_a_folder_to_cleaned_labels(
     with served(workspace.root, port) as app:
         look_at_folder(page, app, train, "Another source of clean images", check)
         page.get_by_text("Everything is there: go to Run").click()
-        page.get_by_role("radio", name="fast").click()
+        page.get_by_text("fast", exact=True).click()
         page.get_by_role("button", name="Start").click()
         page.get_by_role("button", name="Review suspects").wait_for(timeout=RUN_SECONDS * 1000)
         expect(page.get_by_text("· done")).to_be_visible(timeout=RUN_SECONDS * 1000)
