@@ -12,6 +12,8 @@ PARAMETERS = ("head", "last-block", "all")
 CURVATURES = ("kfac", "ekfac", "diagonal", "dense")
 DEFAULT_METHODS = ("fvm", "fvm_normalized", "fvm_posterior", "val_loss", "val_loss_posterior", "margin")
 DEMO_METHODS = ("fvm", "vm", *DEFAULT_METHODS[1:])
+# What the paper compares with; all take the network as it was trained on the given labels.
+CLASSICAL_METHODS = ("lissa", "tracin", "tracin_self", "datainf", "gex")
 DATA_FIELDS = (
     "train", "validation", "label_column", "true_label_column", "human_labels", "torchvision_root", "limit", "image_size",
 )  # fmt: skip
@@ -84,6 +86,11 @@ class RunConfig:
         if unknown:
             raise InputError(f"configuration has unknown fields: {', '.join(sorted(unknown))}")
         return cls(**{**values, "methods": tuple(values["methods"])})
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether the network is first trained on the given labels."""
+        return self.weights is None if self.pretrain is None else self.pretrain
 
     def data(self) -> dict[str, object]:
         """The fields that say which images are read, and how."""

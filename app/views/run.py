@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.commands import submit
 from app.readers import all_runs, run_title, workspace
-from engine.config import BUDGETS, CURVATURES, DEFAULT_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
+from engine.config import BUDGETS, CLASSICAL_METHODS, CURVATURES, DEFAULT_METHODS, DEMO_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
 from engine.errors import InputError
 from engine.runs import store
 from engine.runs.inspection import inspections
@@ -37,8 +37,9 @@ def ask_config(data: RunConfig) -> RunConfig:
     """The options that few need to touch."""
     with st.expander("Advanced options", icon=":material/tune:"):
         methods = st.multiselect(
-            "Methods (the first ranks the images)", [*DEFAULT_METHODS[:1], "vm", *DEFAULT_METHODS[1:]], list(DEFAULT_METHODS)
-        )
+            "Methods (the first ranks the images)", [*DEMO_METHODS, *CLASSICAL_METHODS], list(DEFAULT_METHODS),
+            help="lissa, tracin, datainf and gex are what the paper compares with; they take minutes more.",
+        )  # fmt: skip
         first, second = st.columns(2)
         model = first.selectbox(
             "Model", MODELS, help="small: images up to 64 pixels, trained from nothing. Others are torchvision's."

@@ -4,21 +4,19 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from engine.curvature.base import Curvature, State
 from engine.curvature.dense import MAX_ROWS, DenseCurvature
 from engine.curvature.diagonal import DiagonalCurvature
-from engine.curvature.gradients import Backward, Gradients, fisher_vectors, head_gradients, parameter_count, select_layers
+from engine.curvature.gradients import Gradients, fisher_vectors, parameter_count, select_layers
 from engine.curvature.kronecker import KroneckerCurvature
+from engine.curvature.linearization import HEAD_BATCH, images_a_batch, linearize
 from engine.errors import InputError
 from engine.training.batches import Images, read_batches
-from engine.training.devices import autocast, generator
+from engine.training.devices import generator
 from engine.training.models import Classifier
 
 SAMPLED_LABELS = 3
-HEAD_BATCH = 500
-MAX_GRADIENT_FLOATS = 2**26
 
 
 def fit_curvature(
@@ -56,16 +54,7 @@ def fit_curvature(
         )
 
     def batches() -> Iterator[tuple[Gradients, int]]:
-        rows = np.arange(len(images))
-        if parameters == "head":
-            for _, batch in read_batches(images, rows, max(1, HEAD_BATCH // divisor), device):
-                features, probabilities = predict(model, batch)
-                yield head_gradients(features, fisher_vectors(probabilities)), len(batch)
-            return
-        labels = generator(seed, SAMPLED_LABELS)
-        for _, batch in read_batches(images, rows, images_a_batch(layers, divisor), device):
-            backward = Backward(model, layers, batch)
-            yield backward(fisher_vectors(backward.logits.detach().float().softmax(1), labels)), len(batch)
+        return fisher_batches(model, parameters, images, device, seed, divisor)
 
     if kind == "dense":
         return DenseCurvature.fit(batches(), damping)
@@ -81,16 +70,17 @@ def restore_curvature(kind: str, state: State) -> Curvature:
     return DiagonalCurvature.from_state(state) if kind == "diagonal" else KroneckerCurvature.from_state(state)
 
 
-@torch.inference_mode()
-def predict(model: Classifier, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """Features φ (B, d) and probabilities (B, C); the head in float32 even where the features are computed in bf16."""
-    with autocast(batch.device):
-        features = model.features(batch)
-    features = features.float()
-    return features, model.head(features).softmax(1)
+def fisher_batches(
+    model: Classifier, parameters: str, images: Images, device: torch.device, seed: int, divisor: int = 1
+) -> Iterator[tuple[Gradients, int]]:
+    """Batches of factored gradients Jᵀv whose outer products add up to the Hessian; arguments as of `fit_curvature`.
 
-
-def images_a_batch(layers: dict[str, nn.Module], kinds: int) -> int:
-    """Images whose K gradients of the largest layer fit MAX_GRADIENT_FLOATS; 1 to 128."""
-    largest = max(parameter_count([layer]) for layer in layers.values())
-    return int(np.clip(MAX_GRADIENT_FLOATS // (largest * kinds), 1, 128))
+    Exact over labels for the head and sampled (one label an image, seeded) for deeper layers.
+    """
+    layers = select_layers(model, parameters)
+    head = parameters == "head"
+    labels = None if head else generator(seed, SAMPLED_LABELS)
+    size = max(1, HEAD_BATCH // divisor) if head else images_a_batch(layers, divisor)
+    for _, batch in read_batches(images, np.arange(len(images)), size, device):
+        _, probabilities, jacobian = linearize(model, layers, batch, parameters)
+        yield jacobian(fisher_vectors(probabilities, labels)), len(batch)

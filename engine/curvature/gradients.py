@@ -34,6 +34,27 @@ class LayerGradients:
 
 Gradients = dict[str, LayerGradients]
 
+Vector = dict[str, Tensor]
+"""A direction in parameter space: (O, I) for every layer, bias as last input column."""
+
+
+def inner(gradients: Gradients, vector: Vector) -> Tensor:
+    """⟨g, v⟩ of each of the K gradients of B images, (K, B)."""
+    return torch.stack(
+        [
+            torch.einsum("kbpo,oi,bpi->kb", layer.output_gradients, vector[name], layer.activations)
+            for name, layer in gradients.items()
+        ]
+    ).sum(0)
+
+
+def weighted_sum(gradients: Gradients, weights: Tensor) -> Vector:
+    """Σ_kb w_kb g_kb, the weights (K, B)."""
+    return {
+        name: torch.einsum("kb,kbpo,bpi->oi", weights, layer.output_gradients, layer.activations)
+        for name, layer in gradients.items()
+    }
+
 
 def select_layers(model: Classifier, parameters: str) -> dict[str, nn.Module]:
     """The layers whose weights the influence is taken over.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,8 @@ class Method:
     """A named way to score.
 
     Attributes:
-        minimum: which validation minimum it reads: "erm" or "flat".
+        minimum: which network it reads, and by that what it is given: a ScoringContext at the validation minimum "erm" or "flat",
+            or a TrajectoryContext of the network "trained" on the given labels.
         needs_candidates: whether it is undefined without candidate scores.
         score: the method itself.
         about: one line for people.
@@ -92,5 +94,5 @@ class Method:
     name: str
     minimum: str
     needs_candidates: bool
-    score: Callable[[ScoringContext], Scores]
+    score: Callable[[Any], Scores]
     about: str

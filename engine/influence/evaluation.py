@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 
 from engine.curvature.base import Curvature
-from engine.curvature.fit import HEAD_BATCH, images_a_batch, predict
-from engine.curvature.gradients import Backward, Gradients, head_gradients, select_layers
+from engine.curvature.gradients import select_layers
+from engine.curvature.linearization import HEAD_BATCH, Jacobian, images_a_batch, linearize
 from engine.influence.base import Evaluation
 from engine.training.batches import Images, mirror, read_batches
 from engine.training.models import Classifier
 
 MAX_CANDIDATES = 20
 SMALLEST_PROBABILITY = 1e-12
-
-Jacobian = Callable[[Tensor], Gradients]
 
 
 def evaluate(
@@ -56,7 +54,7 @@ def evaluate(
     for rows, batch in read_batches(images, np.arange(len(images)), batch_size, device):
         views = [batch, mirror(batch)] if mirrored else [batch]
         given = torch.from_numpy(labels[rows]).to(device)
-        seen = [_view(model, layers, view, parameters) for view in views]
+        seen = [linearize(model, layers, view, parameters) for view in views]
         losses = torch.stack([-p.clamp_min(SMALLEST_PROBABILITY).log() for _, p, _ in seen]).mean(0)
         classes = candidate_classes(losses, given)
         influence, leverage = zip(
@@ -82,17 +80,6 @@ def evaluate(
         features=columns[4],
         seconds=time.monotonic() - started,
     )
-
-
-def _view(
-    model: Classifier, layers: dict[str, torch.nn.Module], view: Tensor, parameters: str
-) -> tuple[Tensor, Tensor, Jacobian]:
-    """Features, probabilities, and the map from vectors v (K, B, C) to Jᵀv."""
-    if parameters == "head":
-        features, probabilities = predict(model, view)
-        return features, probabilities, lambda vectors: head_gradients(features, vectors)
-    backward = Backward(model, layers, view)
-    return backward.inputs["head"].float(), backward.logits.detach().float().softmax(1), backward
 
 
 def candidate_classes(losses: Tensor, given: Tensor) -> Tensor:

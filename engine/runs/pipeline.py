@@ -1,5 +1,6 @@
 """A run from its configuration to scores.parquet, stage by stage; a stage whose artifact exists is not computed again."""
 
+import copy
 import json
 import platform
 import time
@@ -16,17 +17,19 @@ from safetensors.torch import save_file as save_torch_file
 
 from engine.config import RunConfig, digest
 from engine.curvature.base import Curvature
-from engine.curvature.fit import HEAD_BATCH, fit_curvature, predict, restore_curvature
+from engine.curvature.fit import fit_curvature, restore_curvature
+from engine.curvature.linearization import HEAD_BATCH, predict
 from engine.data.dataset import LabeledImages
 from engine.data.load import load_splits, open_sources
 from engine.diagnostics.embedding import embed, nearest
 from engine.diagnostics.metrics import quality
 from engine.errors import InputError
 from engine.files import replacing
-from engine.influence.base import Evaluation, Scores, ScoringContext
+from engine.influence.base import Candidates, Evaluation, Method, Scores, ScoringContext
 from engine.influence.evaluation import evaluate
 from engine.influence.methods import loss_posterior, select_methods
 from engine.influence.noise_posterior import NoisePosterior
+from engine.influence.trajectory import TrajectoryContext
 from engine.progress import Progress, Report
 from engine.runs.store import RunRow, describe_dataset, store
 from engine.runs.submission import identify
@@ -35,7 +38,7 @@ from engine.training.batches import read_batches
 from engine.training.budgets import plans
 from engine.training.devices import peak_memory_mb, select_device
 from engine.training.models import Classifier, build_model, input_size, whiten
-from engine.training.trainer import TrainingPlan, train
+from engine.training.trainer import Snapshot, TrainingPlan, snapshots, train
 
 WHITENING_IMAGES = 2000
 EVIDENCE_IMAGES = 4
@@ -85,29 +88,31 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
     """
     started = time.monotonic()
     stage = Stage(config, workspace, select_device(device_name), report, note)
-    methods = select_methods(config.methods, config.candidates, config.optimizer)
+    methods = select_methods(config)
     training, validation = load(stage, row)
-    minima, models = {}, {}
-    for name in sorted({method.minimum for method in methods}):
-        model, key = validation_minimum(stage, "erm" if name == "erm" else config.optimizer, training, validation)
-        evaluation = evaluate_minimum(stage, f"score ({name})", model, key, training, validation)
-        minima[name] = ScoringContext(training.labels, len(training.class_names), evaluation)
-        models[name] = model, key
+    minima: dict[str, tuple[Trained, ScoringContext]] = {}
+    # The classical methods alone need no validation minimum, yet suggestions, confidence and the map do.
+    for name in sorted({method.minimum for method in methods} - {"trained"}) or ["erm" if config.optimizer == "erm" else "flat"]:
+        trained = validation_minimum(stage, "erm" if name == "erm" else config.optimizer, training, validation)
+        evaluation = evaluate_minimum(stage, f"score ({name})", trained, training, validation)
+        minima[name] = trained, ScoringContext(training.labels, len(training.class_names), evaluation)
+    main, context = minima[methods[0].minimum] if methods[0].minimum in minima else next(iter(minima.values()))
 
     scores: dict[str, Scores] = {}
     summaries: dict[str, Result] = {}
     for method in methods:
-        context = minima[method.minimum]
-        clock = time.monotonic()
-        scores[method.name] = method.score(context)
-        seconds = time.monotonic() - clock + context.evaluation.seconds
+        if method.minimum == "trained":
+            scores[method.name], seconds = classical_scores(stage, method, main, training, validation)
+        else:
+            clock = time.monotonic()
+            scores[method.name] = method.score(minima[method.minimum][1])
+            seconds = time.monotonic() - clock + minima[method.minimum][1].evaluation.seconds
         measured = quality(scores[method.name], training.labels, training.true_labels)
         summaries[method.name] = {**measured, "score_seconds": round(seconds, 3)}
-    first = methods[0].minimum
-    beliefs = loss_posterior(minima[first])
+    beliefs = loss_posterior(context)
     folder = workspace.run(row.id)
     write_scores(folder, training, scores, beliefs)
-    passes = sum(context.evaluation.seconds for context in minima.values())
+    passes = sum(seen.evaluation.seconds for _, seen in minima.values())
     result: Result = {
         "run": row.id,
         "n": len(training),
@@ -126,7 +131,7 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
     }
     with replacing(folder.result) as temporary:
         temporary.write_text(json.dumps(result, indent=1))
-    write_map(stage, folder, *models[first], minima[first].evaluation, beliefs, training, validation)
+    write_map(stage, folder, main, context.evaluation, beliefs, training, validation)
     return result
 
 
@@ -156,10 +161,25 @@ def load(stage: Stage, row: RunRow) -> tuple[LabeledImages, LabeledImages]:
     return training, validation
 
 
-def validation_minimum(
-    stage: Stage, optimizer: str, training: LabeledImages, validation: LabeledImages
-) -> tuple[Classifier, str]:
-    """θ̃, in eval mode, and its key: pre-trained on the given labels, then trained on the validation split by `optimizer`."""
+@dataclass(frozen=True)
+class Trained:
+    """A network at a validation minimum.
+
+    Attributes:
+        model: in eval mode.
+        key: identifies it.
+        snapshots: of the way there, by stage, `pretrain` (where there is one) and `minimum`.
+        origins: what identifies each of these stages.
+    """
+
+    model: Classifier
+    key: str
+    snapshots: dict[str, tuple[Snapshot, ...]]
+    origins: dict[str, str]
+
+
+def validation_minimum(stage: Stage, optimizer: str, training: LabeledImages, validation: LabeledImages) -> Trained:
+    """θ̃: pre-trained on the given labels, then trained on the validation split by `optimizer`."""
     config, device = stage.config, stage.device
     model = build_model(config.model, len(training.class_names), config.weights, config.seed).to(device)
     if config.model == "small" and config.weights is None:
@@ -167,23 +187,26 @@ def validation_minimum(
         whiten(model, next(read_batches(training.images, rows, len(rows), device))[1])
     pretraining, minimizing = plans(config.budget, len(training), len(validation), config.mirror, config.weights is not None)
     steps = [("minimum", validation, replace(minimizing, optimizer=optimizer))]
-    if config.pretrain or (config.pretrain is None and config.weights is None):
+    if config.pretrains:
         steps.insert(0, ("pretrain", training, pretraining))
     upstream: list[object] = [config.model, config.weights, config.seed, device.type, training.key()]
+    kept, origins = {}, {}
     for name, images, plan in steps:
-        upstream = _train_stage(stage, name, model, images, plan, upstream)
-    return model.eval(), digest(upstream)
+        upstream, kept[name] = _train_stage(stage, name, model, images, plan, upstream)
+        origins[name] = digest(upstream)
+    return Trained(model.eval(), digest(upstream), kept, origins)
 
 
 def _train_stage(
     stage: Stage, name: str, model: Classifier, images: LabeledImages, plan: TrainingPlan, upstream: list[object]
-) -> list[object]:
-    """Train in place, or load what an earlier run trained; what identifies the result."""
+) -> tuple[list[object], tuple[Snapshot, ...]]:
+    """Train in place, or load what an earlier run trained; what identifies the result, and the snapshots."""
     start = {key: value.clone() for key, value in model.state_dict().items()}
 
-    def attempt(divisor: int) -> list[object]:
+    def attempt(divisor: int) -> tuple[list[object], tuple[Snapshot, ...]]:
         smaller = replace(plan, batch_size=max(2, plan.batch_size // divisor))
         key = [*upstream, name, asdict(smaller), images.key()]
+        checkpoint = stage.workspace.artifact(name, digest(key))
         model.load_state_dict(start)
         train(
             model,
@@ -193,20 +216,46 @@ def _train_stage(
             stage=name if name == "pretrain" else f"{name} ({plan.optimizer})",
             seed=stage.config.seed,
             device=stage.device,
-            checkpoint=stage.workspace.artifact(name, digest(key)),
+            checkpoint=checkpoint,
             report=stage.report,
         )
-        return key
+        return key, tuple(snapshots(smaller, len(images), checkpoint))
 
     return with_smaller_batches(attempt, stage.note)
 
 
-def evaluate_minimum(
-    stage: Stage, title: str, model: Classifier, key: str, training: LabeledImages, validation: LabeledImages
-) -> Evaluation:
-    """The training set's evaluation at the minimum of that key: its curvature, then the scores; read where they exist."""
+def classical_scores(
+    stage: Stage, method: Method, trained: Trained, training: LabeledImages, validation: LabeledImages
+) -> tuple[Scores, float]:
+    """Scores of a method on the network trained on the given labels, and how many seconds they took; read where they exist."""
     config = stage.config
-    upstream = [key, config.curvature, config.parameters, config.damping, validation.key()]
+    key = digest(trained.origins["pretrain"], validation.key(), config.parameters, config.damping, config.mirror)
+    artifact = stage.workspace.artifact(f"scores-{method.name}", key)
+    if not artifact.exists():
+        stage.report(Progress(f"score ({method.name})", 0, 1, "fit", None, 0.0, 0.0))
+        started = time.monotonic()
+        context = TrajectoryContext(
+            copy.deepcopy(trained.model), trained.snapshots["pretrain"], training.images, training.labels, validation.images,
+            validation.labels, config.parameters, config.damping, config.mirror, stage.device, config.seed,
+            _image_report(f"score ({method.name})", stage.report),
+        )  # fmt: skip
+        found = method.score(context)
+        tensors = {"influence": found.influence, "seconds": np.array(time.monotonic() - started)}
+        if found.candidates is not None:
+            tensors |= {"classes": np.ascontiguousarray(found.candidates.classes), "scores": found.candidates.scores}
+        with replacing(artifact) as temporary:
+            save_file(tensors, temporary)
+    kept = load_file(artifact)
+    candidates = Candidates(kept["classes"], kept["scores"]) if "classes" in kept and config.candidates else None
+    return Scores(kept["influence"], candidates), float(kept["seconds"])
+
+
+def evaluate_minimum(
+    stage: Stage, title: str, trained: Trained, training: LabeledImages, validation: LabeledImages
+) -> Evaluation:
+    """The training set's evaluation at a minimum: its curvature, then the scores; read where they exist."""
+    config, model = stage.config, trained.model
+    upstream = [trained.key, config.curvature, config.parameters, config.damping, validation.key()]
     factored = stage.workspace.artifact("curvature", digest(upstream))
     if not factored.exists():
         stage.report(Progress("curvature", 0, 1, "fit", None, 0.0, 0.0))
@@ -291,8 +340,7 @@ def write_scores(folder: RunFolder, training: LabeledImages, scores: dict[str, S
 def write_map(
     stage: Stage,
     folder: RunFolder,
-    model: Classifier,
-    key: str,
+    trained: Trained,
     evaluation: Evaluation,
     beliefs: NoisePosterior,
     training: LabeledImages,
@@ -300,11 +348,11 @@ def write_map(
 ) -> None:
     """Write embedding.parquet, row for row beside scores.parquet: `x` and `y` on the map, and the validation images most
     like the image, `near_given` of its given label and `near_suggested` of the suggested one (rows of the decoded split)."""
-    artifact = stage.workspace.artifact("map", digest(key, training.key(), validation.key(), stage.config.mirror))
+    artifact = stage.workspace.artifact("map", digest(trained.key, training.key(), validation.key(), stage.config.mirror))
     if not artifact.exists():
         stage.report(Progress("map", 0, 1, "fit", None, 0.0, 0.0))
         batches = read_batches(validation.images, np.arange(len(validation)), HEAD_BATCH, stage.device)
-        references = torch.cat([predict(model, batch)[0].half().cpu() for _, batch in batches])
+        references = torch.cat([predict(trained.model, batch)[0].half().cpu() for _, batch in batches])
         suspicion = np.argsort(np.argsort(-beliefs.wrong, kind="stable"))
         coordinates = embed(evaluation.features, suspicion, stage.config.seed)
         with replacing(artifact) as temporary:

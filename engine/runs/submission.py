@@ -47,7 +47,7 @@ def submit_run(connection: sqlite3.Connection, config: RunConfig) -> RunRow:
     ):
         if value not in choices:
             raise InputError(f"{option} {value}: choose from {', '.join(choices)}")
-    select_methods(config.methods, config.candidates, config.optimizer)
+    select_methods(config)
     sources = open_sources(config)
     run, dataset = identify(config, sources)
     columns = ("label_column", "true_label_column", "human_labels", "torchvision_root")

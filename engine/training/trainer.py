@@ -1,5 +1,6 @@
 """One visible training loop, for both stages: pre-training on given labels, and the walk to a validation minimum."""
 
+import itertools
 import json
 import math
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,6 +41,7 @@ class TrainingPlan:
         sigma: LPF-SGD's relative noise at the end of training (cosine from 0).
         mirrored: whether mirrored images keep their label.
         shift: largest random shift, as a share of the side.
+        snapshots: how many models are kept along the way, evenly spaced, the last one included.
     """
 
     epochs: int
@@ -53,6 +55,22 @@ class TrainingPlan:
     sigma: float = 0.2
     mirrored: bool = True
     shift: float = 0.07
+    snapshots: int = 5
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A model on the way through training.
+
+    Attributes:
+        path: its parameters and buffers.
+        epoch: after which it was kept.
+        step_size: Σ of the learning rates of all steps since the snapshot before it.
+    """
+
+    path: Path
+    epoch: int
+    step_size: float
 
 
 def train(
@@ -92,8 +110,8 @@ def train(
     )
     first = _load_checkpoint(checkpoint, model, optimizer, device)
     targets = torch.tensor(labels, device=device)
-    # Whole batches only: batch norm cannot train on a last batch of one image.
-    steps = max(1, len(labels) // plan.batch_size)
+    steps = steps_an_epoch(plan, len(labels))
+    kept = {snapshot.epoch: snapshot.path for snapshot in snapshots(plan, len(labels), checkpoint)}
     total = plan.epochs * steps
     started, trained = time.monotonic(), 0
     model.train()
@@ -128,8 +146,37 @@ def train(
             left = (total - at - 1) * plan.batch_size / rate
             epoch_done = epoch + (step + 1) / steps
             report(Progress(stage, int(epoch_done), plan.epochs, "epoch", float(loss_sum) / (step + 1), rate, left))
+        if epoch + 1 in kept:
+            with replacing(kept[epoch + 1]) as temporary:
+                save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, temporary)
         _save_checkpoint(checkpoint, model, optimizer, epoch + 1)
     model.eval()
+
+
+def steps_an_epoch(plan: TrainingPlan, count: int) -> int:
+    """Whole batches only: batch norm cannot train on a last batch of one image."""
+    return max(1, count // plan.batch_size)
+
+
+def snapshots(plan: TrainingPlan, count: int, checkpoint: Path) -> list[Snapshot]:
+    """The snapshots that training on `count` images leaves beside its checkpoint, in order."""
+    steps = steps_an_epoch(plan, count)
+    rates = plan.learning_rate * np.array([one_cycle(at / (plan.epochs * steps)) for at in range(plan.epochs * steps)])
+    epochs = [0, *np.unique(np.linspace(1, plan.epochs, min(plan.snapshots, plan.epochs)).round().astype(int)).tolist()]
+    return [
+        Snapshot(
+            checkpoint.with_name(f"{checkpoint.stem}-epoch{last}.safetensors"),
+            last,
+            float(rates[first * steps : last * steps].sum()),
+        )
+        for first, last in itertools.pairwise(epochs)
+    ]
+
+
+def load_snapshot(model: Classifier, snapshot: Snapshot, device: torch.device) -> Classifier:
+    """Put a snapshot's parameters into a model of the same kind, in eval mode."""
+    model.load_state_dict(load_file(snapshot.path, device=str(device)))
+    return model.eval()
 
 
 def one_cycle(progress: float) -> float:

@@ -56,6 +56,25 @@ def test_a_run_from_folders_to_scores(folders: tuple[Path, Path], tmp_path: Path
     assert row["candidate_scores"][given] == row["fvm"]
 
 
+def test_every_method_in_one_run(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    names = "val_loss,cleanlab,lissa,tracin,tracin_self,datainf,gex"
+    result = result_of(run(folders, tmp_path / "ws", "--method", names))
+    scores = pd.read_parquet(result["scores"])
+    shown = scores["id"].str.extract(r"/(\w+)-")[0]
+    wrong = (shown != scores["given_label"].astype(str)).to_numpy()
+    for name in names.split(","):
+        assert np.isfinite(scores[name]).all()
+        assert result["methods"][name]["score_seconds"] > 0
+        # gex needs more images and steps than these to tell anything.
+        assert name == "gex" or scores[name][wrong].mean() > scores[name][~wrong].mean(), name
+
+
+def test_classical_methods_need_the_noisy_network(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    outcome = run(folders, tmp_path / "ws", "--method", "tracin", "--no-pretrain")
+    assert outcome.exit_code == 2
+    assert "--pretrain" in outcome.stderr
+
+
 def test_same_seed_same_scores_and_a_finished_run_is_not_computed_again(folders: tuple[Path, Path], tmp_path: Path) -> None:
     first = result_of(run(folders, tmp_path / "a"))
     second = result_of(run(folders, tmp_path / "b"))

@@ -4,9 +4,10 @@ import torch
 from torch import nn
 
 from engine.curvature.dense import DenseCurvature
-from engine.curvature.fit import fit_curvature, predict
+from engine.curvature.fit import fit_curvature
 from engine.curvature.gradients import Backward, fisher_vectors, select_layers
 from engine.curvature.kronecker import KroneckerCurvature
+from engine.curvature.linearization import predict
 from engine.errors import InputError
 from engine.influence import evaluation
 from engine.influence.evaluation import candidate_classes, evaluate, view_influence

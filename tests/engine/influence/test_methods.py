@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
+from engine.config import RunConfig
 from engine.curvature.dense import DenseCurvature
 from engine.curvature.gradients import fisher_vectors, head_gradients
 from engine.data.noise import flip_labels
@@ -140,8 +141,8 @@ def test_influence_ranks_images_as_retraining_does() -> None:
 
 def test_methods_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="unknown; choose from fvm"):
-        select_methods(("fvn",), True, "sam")
+        select_methods(RunConfig("demo", None, ("fvn",)))
     with pytest.raises(InputError, match="needs candidate scores"):
-        select_methods(("fvm_posterior",), False, "sam")
+        select_methods(RunConfig("demo", None, ("fvm_posterior",), candidates=False))
     with pytest.raises(InputError, match="needs a flat minimum"):
-        select_methods(("fvm",), True, "erm")
+        select_methods(RunConfig("demo", None, ("fvm",), optimizer="erm"))

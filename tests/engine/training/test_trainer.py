@@ -7,7 +7,7 @@ import torch
 from engine.progress import Progress
 from engine.training.batches import augment, normalize, read_batches
 from engine.training.models import Classifier, small_network
-from engine.training.trainer import TrainingPlan, one_cycle, train
+from engine.training.trainer import TrainingPlan, load_snapshot, one_cycle, snapshots, train
 from tests.conftest import blob
 
 CPU = torch.device("cpu")
@@ -85,3 +85,20 @@ def test_augmentation_shifts_whole_images() -> None:
     for before, after in zip(images, shifted, strict=True):
         padded = torch.nn.functional.pad(before[None], (3,) * 4, mode="reflect")[0]
         assert any(torch.equal(padded[:, y : y + 16, x : x + 16], after) for y in range(7) for x in range(7))
+
+
+def test_snapshots_are_kept_along_the_way(tmp_path: Path) -> None:
+    plan = TrainingPlan(epochs=7, batch_size=16, learning_rate=0.1, snapshots=3)
+    model = network()
+    train(
+        model, IMAGES, LABELS, plan, stage="t", seed=0, device=CPU, checkpoint=tmp_path / "c.safetensors", report=lambda p: None
+    )
+    kept = snapshots(plan, len(LABELS), tmp_path / "c.safetensors")
+    assert [snapshot.epoch for snapshot in kept] == [1, 4, 7]
+    rates = [0.1 * one_cycle(step / 21) for step in range(21)]
+    np.testing.assert_allclose([s.step_size for s in kept], [sum(rates[:3]), sum(rates[3:12]), sum(rates[12:])])
+    last = load_snapshot(network(), kept[-1], CPU)
+    assert all(torch.equal(value, last.state_dict()[key]) for key, value in model.state_dict().items())
+    first = load_snapshot(network(), kept[0], CPU)
+    assert not torch.equal(first.head.weight, last.head.weight)
+    assert [s.epoch for s in snapshots(TrainingPlan(epochs=2), 48, tmp_path / "x")] == [1, 2]

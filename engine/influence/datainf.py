@@ -1,0 +1,66 @@
+"""DataInf: the inverse of a mean replaced by the mean of inverses, in closed form (Kwon et al. 2024, arXiv 2310.00902)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.curvature.base import squared_norms
+from engine.curvature.gradients import Gradients, Vector, inner, select_layers, weighted_sum
+from engine.curvature.linearization import linearize
+from engine.influence.base import Scores
+from engine.influence.trajectory import TrajectoryContext, against, as_scores, batch_size, mean_gradient, residuals
+from engine.training.batches import read_batches
+from engine.training.models import Classifier
+
+# λ_l as a share of the mean squared gradient entry of a layer (the paper's choice).
+DAMPING = 0.1
+
+
+def datainf(context: TrajectoryContext) -> Scores:
+    """−Σ_l v_lᵀ [1/n Σ_i (g_i g_iᵀ + λ_l I)⁻¹] g(x, y)_l with v = ∇R_val, over the layers l.
+
+    Against the mean validation gradient. By Sherman–Morrison the bracket times v is
+    1/(nλ_l) Σ_i (v − ⟨v, g_i⟩ / (λ_l + ‖g_i‖²) g_i), so that one direction serves all images.
+    λ_l = 0.1 · mean of the squared entries of g_i in that layer. Source: the paper's equation 5.
+    """
+    model = context.trained()
+    gradient = mean_gradient(model, context.parameters, context.validation_images, context.validation_labels, context.device)
+    direction = swapped_inverse(context, model, gradient)
+    found = against(
+        model,
+        context.parameters,
+        direction,
+        context.images,
+        mirrored=context.mirrored,
+        device=context.device,
+        report=context.report,
+    )
+    return as_scores(found, context.labels)
+
+
+def swapped_inverse(context: TrajectoryContext, model: Classifier, vector: Vector) -> Vector:
+    """1/n Σ_i (g_i g_iᵀ + λ_l I)⁻¹v, layer by layer."""
+    count = len(context.labels)
+    squares = dict.fromkeys(vector, 0.0)
+    for gradients in training_gradients(context, model):
+        for name, layer in gradients.items():
+            squares[name] += float(squared_norms(layer.dense()).sum())
+    damping = {name: DAMPING * squares[name] / count / vector[name].numel() for name in vector}
+    total = {name: torch.zeros_like(part) for name, part in vector.items()}
+    for gradients in training_gradients(context, model):
+        for name, layer in gradients.items():
+            one: Gradients = {name: layer}
+            weights: Tensor = inner(one, vector) / (damping[name] + squared_norms(layer.dense()))
+            total[name] += weighted_sum(one, weights)[name]
+    return {name: (vector[name] - total[name] / count) / damping[name] for name in vector}
+
+
+def training_gradients(context: TrajectoryContext, model: Classifier) -> Iterator[Gradients]:
+    """g_i under the given labels, batch by batch (K = 1)."""
+    layers = select_layers(model, context.parameters)
+    size = batch_size(model, context.parameters)
+    for rows, batch in read_batches(context.images, np.arange(len(context.images)), size, context.device):
+        _, p, jacobian = linearize(model, layers, batch, context.parameters)
+        yield jacobian(residuals(p, context.labels[rows])[None])

@@ -1,0 +1,46 @@
+"""TracIn: gradients compared along training (Pruthi et al. 2020, arXiv 2002.08484, TracInCP)."""
+
+import numpy as np
+
+from engine.curvature.identity import IdentityCurvature
+from engine.influence.base import Candidates, Scores
+from engine.influence.evaluation import evaluate
+from engine.influence.trajectory import TrajectoryContext, against, as_scores, mean_gradient
+
+
+def tracin(context: TrajectoryContext) -> Scores:
+    """−Σ_t η_t ⟨∇R_val(θ_t), g(x, y; θ_t)⟩ over the snapshots θ_t, η_t the learning rates spent since the one before.
+
+    Against the mean validation gradient.
+    """
+    total = np.zeros(())
+    for snapshot in context.snapshots:
+        model = context.at(snapshot)
+        gradient = mean_gradient(model, context.parameters, context.validation_images, context.validation_labels, context.device)
+        total = total + snapshot.step_size * against(
+            model,
+            context.parameters,
+            gradient,
+            context.images,
+            mirrored=context.mirrored,
+            device=context.device,
+            report=context.report,
+        )
+    return as_scores(total, context.labels)
+
+
+def tracin_self(context: TrajectoryContext) -> Scores:
+    """Self-influence Σ_t η_t ‖g(x, y; θ_t)‖², with which the paper finds wrong labels (section 4.1)."""
+    total, classes = np.zeros((1, 1)), context.labels[:, None]
+    for snapshot in context.snapshots:
+        found = evaluate(
+            context.at(snapshot), IdentityCurvature(), context.images, context.labels, parameters=context.parameters,
+            all_candidates=True, mirrored=context.mirrored, device=context.device, report=context.report,
+        )  # fmt: skip
+        # Of many classes each snapshot would keep its own choice, so only the given label has a sum over all of them.
+        every = found.classes.shape[1] == context.model.head.out_features
+        given = Candidates(found.classes, found.influence).of(context.labels)
+        total = total + snapshot.step_size * (found.influence if every else given[:, None])
+        classes = found.classes if every else classes
+    candidates = Candidates(classes, total)
+    return Scores(candidates.of(context.labels), candidates if total.shape[1] > 1 else None)

@@ -1,0 +1,250 @@
+"""The classical methods against dense algebra and plain loops, in float64, on a tiny network."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from engine.curvature import fit
+from engine.curvature.fit import fisher_batches
+from engine.curvature.gradients import Gradients, Vector, fisher_vectors, inner, select_layers, weighted_sum
+from engine.curvature.iterative import largest_eigenvalue, lissa
+from engine.curvature.linearization import linearize, logit_change
+from engine.influence import datainf, evaluation, gex, trajectory
+from engine.influence.methods import METHODS
+from engine.influence.trajectory import TrajectoryContext, against, mean_gradient
+from engine.training.models import Classifier
+from engine.training.trainer import Snapshot
+from tests.engine.curvature.networks import flat_rows, gauss_newton, jacobian, tiny_images, tiny_network
+
+CPU = torch.device("cpu")
+CLASSES, COUNT, CHECKED = 3, 14, 9
+LABELS = np.arange(COUNT) % CLASSES
+LESS = 1e-3
+TRUSTED = (np.arange(CHECKED) * 2) % CLASSES
+
+
+def read_tensors(images: Tensor, rows: np.ndarray, size: int, device: torch.device) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """`read_batches` for images that are float64 already, in batches too small to hide a mistake."""
+    for start in range(0, len(rows), 5):
+        chunk = rows[start : start + 5]
+        yield chunk, images[torch.from_numpy(chunk)]
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrajectoryContext:
+    """Three snapshots of a tiny network, its images float64."""
+    for module in (trajectory, evaluation, datainf, fit):
+        monkeypatch.setattr(module, "read_batches", read_tensors)
+    snapshots = []
+    for number in range(3):
+        model = tiny_network(CLASSES)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(
+                    0.3
+                    * number
+                    * torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
+                )
+        path = tmp_path / f"{number}.safetensors"
+        save_file(model.state_dict(), path)
+        snapshots.append(Snapshot(path, number + 1, 0.1 * (number + 1)))
+    return TrajectoryContext(
+        tiny_network(CLASSES), tuple(snapshots), tiny_images(COUNT), LABELS, tiny_images(CHECKED, seed=2), TRUSTED, "head", 0.5,
+        mirrored=False, device=CPU, seed=0,
+    )  # fmt: skip
+
+
+def with_parameters(context: TrajectoryContext, parameters: str) -> TrajectoryContext:
+    return TrajectoryContext(**{**vars(context), "parameters": parameters})
+
+
+def flat_vector(vector: Vector) -> Tensor:
+    return torch.cat([part.flatten() for part in vector.values()])
+
+
+def gradient(model: Classifier, parameters: str, image: Tensor, label: int) -> Tensor:
+    """∇ of one image's loss by autograd."""
+    loss = functional.cross_entropy(model(image[None]), torch.tensor([label]))
+    return flat_rows(model, select_layers(model, parameters), loss)
+
+
+def validation_gradient(context: TrajectoryContext, model: Classifier) -> Tensor:
+    rows = [
+        gradient(model, context.parameters, image, int(y)) for image, y in zip(context.validation_images, TRUSTED, strict=True)
+    ]
+    return torch.stack(rows).mean(0)
+
+
+@pytest.mark.parametrize("parameters", ["head", "all"])
+def test_mean_gradient_and_directional_derivative(context: TrajectoryContext, parameters: str) -> None:
+    context = with_parameters(context, parameters)
+    model = context.trained()
+    layers = select_layers(model, parameters)
+    found = mean_gradient(model, parameters, context.validation_images, TRUSTED, CPU)
+    torch.testing.assert_close(flat_vector(found), validation_gradient(context, model), rtol=1e-9, atol=1e-12)
+    p, change = logit_change(model, layers, context.images[:4], found, parameters)
+    for row, image in enumerate(context.images[:4]):
+        rows, probabilities = jacobian(model, layers, image)
+        torch.testing.assert_close(change[row], rows @ flat_vector(found), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(p[row], probabilities, rtol=1e-9, atol=1e-12)
+
+
+def test_inner_products_and_weighted_sums(context: TrajectoryContext) -> None:
+    model = context.trained()
+    layers = select_layers(model, "all")
+    _, _, backward = linearize(model, layers, context.images[:4], "all")
+    vectors = torch.randn(2, 4, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    gradients = backward(vectors)
+    dense = torch.cat([layer.dense().flatten(2) for layer in gradients.values()], 2)
+    direction = {name: torch.randn_like(layer.dense()[0, 0]) for name, layer in gradients.items()}
+    torch.testing.assert_close(inner(gradients, direction), dense @ flat_vector(direction))
+    weights = torch.rand(2, 4, dtype=torch.float64)
+    torch.testing.assert_close(flat_vector(weighted_sum(gradients, weights)), torch.einsum("kb,kbd->d", weights, dense))
+
+
+@pytest.mark.parametrize("parameters", ["head", "all"])
+def test_lissa_converges_to_the_dense_solve(context: TrajectoryContext, parameters: str) -> None:
+    model = context.trained()
+    layers = select_layers(model, parameters)
+    matrix = gauss_newton(model, layers, context.images)
+    _, p, backward = linearize(model, layers, context.images, parameters)
+    whole: list[tuple[Gradients, int]] = [(backward(fisher_vectors(p)), COUNT)]
+    vector = mean_gradient(model, parameters, context.validation_images, TRUSTED, CPU)
+    assert largest_eigenvalue(lambda: whole, vector) == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=0.1)
+    solved = lissa(lambda: whole, vector, damping=0.5, steps=3000)
+    damped = matrix + 0.5 * matrix.trace() / len(matrix) * torch.eye(len(matrix), dtype=torch.float64)
+    expected = torch.linalg.solve(damped, flat_vector(vector))
+    assert float((flat_vector(solved) - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_lissa_on_batches_in_turn_comes_close(context: TrajectoryContext) -> None:
+    scores = METHODS["lissa"].score(context)
+    model = context.trained()
+    matrix = gauss_newton(model, select_layers(model, "head"), context.images)
+    damped = matrix + 0.5 * matrix.trace() / len(matrix) * torch.eye(len(matrix), dtype=torch.float64)
+    solved = torch.linalg.solve(damped, validation_gradient(context, model))
+    expected = [-float(gradient(model, "head", image, int(y)) @ solved) for image, y in zip(context.images, LABELS, strict=True)]
+    assert np.corrcoef(scores.influence, expected)[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("parameters", ["head", "all"])
+def test_datainf_is_the_mean_of_inverses(context: TrajectoryContext, parameters: str) -> None:
+    context = with_parameters(context, parameters)
+    model = context.trained()
+    scores = METHODS["datainf"].score(context)
+    sizes = [sum(p.numel() for p in layer.parameters()) for layer in select_layers(model, parameters).values()]
+    g = torch.stack([gradient(model, parameters, image, int(y)) for image, y in zip(context.images, LABELS, strict=True)])
+    v = validation_gradient(context, model)
+    direction = []
+    for mine, target in zip(g.split(sizes, 1), v.split(sizes), strict=True):
+        damping = 0.1 * mine.square().mean()
+        inverses = [torch.linalg.inv(torch.outer(row, row) + damping * torch.eye(len(row), dtype=torch.float64)) for row in mine]
+        direction.append(torch.stack(inverses).mean(0) @ target)
+    solved = torch.cat(direction)
+    np.testing.assert_allclose(scores.influence, -(g @ solved).detach().numpy(), rtol=1e-4, atol=1e-12)
+    assert scores.candidates is not None
+    for label in range(CLASSES):
+        expected = -float(gradient(model, parameters, context.images[5], label) @ solved)
+        assert scores.candidates.scores[5, label] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("parameters", ["head", "last-block", "all"])
+def test_tracin_is_a_sum_over_snapshots(context: TrajectoryContext, parameters: str) -> None:
+    context = with_parameters(context, parameters)
+    expected, expected_self = np.zeros((COUNT, CLASSES)), np.zeros((COUNT, CLASSES))
+    for snapshot in context.snapshots:
+        model = context.at(snapshot)
+        v = validation_gradient(context, model)
+        for row, image in enumerate(context.images):
+            for label in range(CLASSES):
+                g = gradient(model, parameters, image, label)
+                expected[row, label] -= snapshot.step_size * float(v @ g)
+                expected_self[row, label] += snapshot.step_size * float(g @ g)
+    for name, oracle in (("tracin", expected), ("tracin_self", expected_self)):
+        scores = METHODS[name].score(context)
+        assert scores.candidates is not None
+        np.testing.assert_allclose(scores.candidates.scores, oracle, rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(scores.influence, oracle[np.arange(COUNT), LABELS], rtol=1e-6, atol=1e-12)
+
+
+def test_gex_is_the_mean_squared_change_of_the_loss(context: TrajectoryContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nudge(model: Classifier, images: object, labels: object, plan: object, *, seed: int, **rest: object) -> None:
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+
+    monkeypatch.setattr(gex, "train", nudge)
+    monkeypatch.setattr(gex, "SelectedImages", lambda images, rows: images)
+    scores = METHODS["gex"].score(context)
+    expected = np.zeros((COUNT, CLASSES))
+    with torch.no_grad():
+        before = -context.trained()(context.images).log_softmax(1)
+        for member in range(gex.MEMBERS):
+            model = context.trained()
+            nudge(model, None, None, None, seed=member)
+            expected += (-model(context.images).log_softmax(1) - before).square().numpy() / gex.MEMBERS
+    assert scores.candidates is not None
+    np.testing.assert_allclose(scores.candidates.scores, expected, rtol=1e-6)
+
+
+def test_influence_points_where_retraining_goes(context: TrajectoryContext) -> None:
+    """Against exact retraining of the head: what the validation risk does as an image loses a little of its weight."""
+    model = context.trained()
+    with torch.no_grad():
+        phi = functional.pad(model.features(context.images), (0, 1), value=1.0)
+        checked = functional.pad(model.features(context.validation_images), (0, 1), value=1.0)
+    labels, trusted = torch.from_numpy(LABELS), torch.from_numpy(TRUSTED)
+    decay = 0.05
+
+    def fitted(weights: Tensor) -> Tensor:
+        head = torch.zeros(CLASSES, phi.shape[1], dtype=torch.float64, requires_grad=True)
+        solver = torch.optim.LBFGS(
+            [head], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+        )
+
+        def closure() -> Tensor:
+            solver.zero_grad()
+            losses = functional.cross_entropy(phi @ head.T, labels, reduction="none")
+            loss = (weights * losses).mean() + decay / 2 * head.square().sum()
+            loss.backward()
+            return loss
+
+        solver.step(closure)
+        return head.detach()
+
+    def risk(head: Tensor) -> Tensor:
+        return functional.cross_entropy(checked @ head.T, trusted)
+
+    head = fitted(torch.ones(COUNT, dtype=torch.float64))
+    with torch.no_grad():
+        model.head.weight.copy_(head[:, :-1])
+        model.head.bias.copy_(head[:, -1])
+    layers = select_layers(model, "head")
+    hessian = gauss_newton(model, layers, context.images) + decay * torch.eye(head.numel(), dtype=torch.float64)
+    vector = torch.linalg.solve(hessian, flat_vector(mean_gradient(model, "head", context.validation_images, TRUSTED, CPU)))
+    direction = {"head": vector.reshape(head.shape)}
+    predicted = against(model, "head", direction, context.images, mirrored=False, device=CPU)[np.arange(COUNT), LABELS] / COUNT
+    actual = []
+    for image in range(COUNT):
+        weights = torch.ones(COUNT, dtype=torch.float64)
+        weights[image] -= LESS
+        actual.append(float(risk(head) - risk(fitted(weights))) / LESS)
+    np.testing.assert_allclose(predicted, actual, rtol=0.01, atol=5e-5)
+
+
+def test_fisher_batches_cover_every_image_once() -> None:
+    from engine.training.models import small_network
+
+    images = np.random.default_rng(0).integers(0, 256, (23, 16, 16, 3), dtype=np.uint8)
+    torch.manual_seed(0)
+    model = small_network(4, (8, 8, 8)).eval()
+    found = list(fisher_batches(model, "head", images, CPU, seed=0, divisor=100))
+    assert sum(count for _, count in found) == 23
+    assert {gradients["head"].output_gradients.shape[0] for gradients, _ in found} == {4}
