@@ -1,11 +1,16 @@
 """The app's plots; each takes plain data and returns a plotly figure."""
 
+import html
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 
 from app.readers import STATES, Review
 
 MANY_CLASSES = 30
+LONGEST_NAME = 20
+MOST_TICKS = 60
 COLOURS = (
     "#0f8a7e", "#d9622b", "#5b6ee1", "#b8860b", "#c2417c", "#4d9221", "#7b5ea7", "#0e7fb8", "#8c564b", "#6b7280",
     "#e0a100", "#2f9e8f", "#a23b72", "#3a7d44", "#d1495b", "#30638e", "#9c6644", "#8338ec", "#588157", "#e07a5f",
@@ -16,11 +21,30 @@ SUSPICION = [[0.0, "#8b949e"], [0.8, "#a8a29a"], [0.93, "#e0a100"], [1.0, "#d134
 MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 
 
+def short(name: str) -> str:
+    """A class name as plotly shows it: not too long, and nothing in it taken for markup."""
+    return html.escape(name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…", quote=False)
+
+
+def class_axis(classes: list[str]) -> dict[str, Any]:
+    """An axis over class numbers that shows their names; numbers, so that names may be alike or look like numbers."""
+    every = -(-len(classes) // MOST_TICKS)
+    return {"tickvals": list(range(0, len(classes), every)), "ticktext": [short(name) for name in classes[::every]]}
+
+
 def class_counts(classes: list[str], counts: dict[str, list[int]]) -> go.Figure:
     """Images a class, one bar for each split."""
+    numbers = list(range(len(classes)))
     figure = go.Figure(
-        [go.Bar(x=classes, y=values, name=name, marker_color=COLOURS[i]) for i, (name, values) in enumerate(counts.items())]
-    )
+        [
+            go.Bar(
+                x=numbers, y=values, name=name, marker_color=COLOURS[i], customdata=[short(c) for c in classes],
+                hovertemplate=f"%{{customdata}}: %{{y:,}} {name}<extra></extra>",
+            )
+            for i, (name, values) in enumerate(counts.items())
+        ]
+    )  # fmt: skip
+    figure.update_xaxes(**class_axis(classes))
     legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
     return figure.update_layout(height=280, margin={**MARGIN, "t": 32}, yaxis_title="images", legend=legend)
 
@@ -32,21 +56,21 @@ def confusion(classes: list[str], rows: np.ndarray, columns: np.ndarray, row_tit
     table[np.diag_indices(count)] = np.nan
     text = np.where(np.nan_to_num(table) > 0, np.nan_to_num(table).astype(int).astype(str), "")
     heat = go.Heatmap(
-        z=table, x=classes, y=classes, text=text if count <= MANY_CLASSES else None, texttemplate="%{text}", showscale=False, hoverinfo="skip",
+        z=table, text=text if count <= MANY_CLASSES else None, texttemplate="%{text}", showscale=False, hoverinfo="skip",
         colorscale=[[0, "rgba(15,138,126,0.03)"], [1, "#0f8a7e"]],
     )  # fmt: skip
     # Clicks select points, which heat maps have none of: an invisible one lies on every cell, and answers the pointer too.
     ys, xs = np.nonzero(~np.isnan(table) if count <= MANY_CLASSES else np.nan_to_num(table))
     cells = go.Scatter(
-        x=[classes[x] for x in xs], y=[classes[y] for y in ys], mode="markers",
-        customdata=np.stack([ys, xs, table[ys, xs].astype(int)], 1).tolist(),
+        x=xs, y=ys, mode="markers",
+        customdata=[[int(y), int(x), int(table[y, x]), short(classes[y]), short(classes[x])] for y, x in zip(ys, xs, strict=True)],
         marker={"size": max(8, 420 // count), "symbol": "square", "opacity": 0.001}, showlegend=False,
-        hovertemplate=f"{row_title} %{{y}} → {column_title} %{{x}}: %{{customdata[2]:,}}<extra></extra>",
+        hovertemplate=f"{row_title} %{{customdata[3]}} → {column_title} %{{customdata[4]}}: %{{customdata[2]:,}}<extra></extra>",
     )  # fmt: skip
     figure = go.Figure([heat, cells])
     figure.update_layout(hovermode="closest", hoverdistance=-1)
-    figure.update_xaxes(title=column_title, side="top", showgrid=False, range=[-0.5, count - 0.5])
-    figure.update_yaxes(title=row_title, showgrid=False, range=[count - 0.5, -0.5])
+    figure.update_xaxes(title=column_title, side="top", showgrid=False, range=[-0.5, count - 0.5], **class_axis(classes))
+    figure.update_yaxes(title=row_title, showgrid=False, range=[count - 0.5, -0.5], **class_axis(classes))
     return figure.update_layout(height=max(360, min(900, 26 * count + 150)), margin=MARGIN)
 
 
@@ -79,7 +103,7 @@ def feature_map(review: Review, coordinates: np.ndarray, colour: str) -> go.Figu
         }[colour]
         for number in np.unique(values[rows]):
             shade = VERDICT_COLOURS[names[number]] if colour == "decision" else COLOURS[number % len(COLOURS)]
-            points(rows[values[rows] == number], names[number], color=shade)
+            points(rows[values[rows] == number], short(names[number]), color=shade)
     axis = {"visible": False, "showgrid": False, "zeroline": False}
     return figure.update_layout(
         height=620, margin=MARGIN, xaxis=axis, yaxis={**axis, "scaleanchor": "x"}, dragmode="lasso",

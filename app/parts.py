@@ -1,9 +1,23 @@
 """Pieces that several pages share."""
 
+import re
+
 import streamlit as st
 
 from app.readers import Review, review, reviewable_runs, run_title
 from engine.errors import InputError
+
+
+def plain(text: str) -> str:
+    """Text for Streamlit's labels and messages, with nothing in it taken for Markdown."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:])", r"\\\1", text)
+
+
+def address(**values: str) -> None:
+    """Write values into the page's address; only where they differ, since every write is a step of the Back button."""
+    for name, value in values.items():
+        if st.query_params.get(name) != value:
+            st.query_params[name] = value
 
 
 def chosen_review() -> Review:
@@ -17,11 +31,18 @@ def chosen_review() -> Review:
     # The run is kept while the user goes from page to page, and in the address, so that a link brings it back.
     asked = st.query_params.get("run") or st.session_state.get("chosen_run")
     known = [run for run in titles if asked and run.startswith(asked)]
+    if "run" in st.query_params and not known:
+        st.error(f"This link leads to run {plain(str(asked))}, which is not here, was deleted, or has no scores yet.")
+        if st.button("Show the latest run instead"):
+            st.query_params.clear()
+            st.session_state.pop("chosen_run", None)
+            st.rerun()
+        st.stop()
     run = st.selectbox(
         "Run", list(titles), index=list(titles).index(known[0]) if known else 0, format_func=titles.__getitem__,
         label_visibility="collapsed",
     )  # fmt: skip
-    st.query_params["run"] = run
+    address(run=run)
     st.session_state["chosen_run"] = run
     try:
         return review(run)

@@ -154,7 +154,7 @@ class Review:
 
     def summary(self) -> dict[str, Any]:
         """How far the review is, and what is still expected: counts, wrong labels expected in all and among the open images
-        that come next."""
+        that come next, and how many of these are more likely wrong than right."""
         is_open = self.verdict == 0
         suspects = self.order[is_open[self.order]][:SUSPECTS_AHEAD]
         changed = (self.label >= 0) & (self.label != self.given)
@@ -166,6 +166,7 @@ class Review:
             "expected_open": float(self.wrong[is_open].sum()),
             "next": len(suspects),
             "expected_next": float(self.wrong[suspects].sum()),
+            "likely_next": int((self.wrong[suspects] > 0.5).sum()),
         }
 
 

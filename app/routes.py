@@ -5,10 +5,12 @@ while a page is being drawn.
 """
 
 import getpass
+import sqlite3
 import threading
 from collections import OrderedDict
 from typing import Any
 
+import pandas as pd
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -16,12 +18,13 @@ from starlette.routing import Route
 
 from app.readers import STATES, Review, picture, picture_url, review, workspace
 from engine.errors import InputError
-from engine.runs.decisions import Conflict, head, redo, undo
+from engine.runs.decisions import Conflict, head, images_of, redo, undo
 from engine.runs.store import store
 
 # Only a script of this app can send it: other sites' requests with such a header are not let through by the browser.
 OWN_HEADER = "x-sharpeye"
 TABS_REMEMBERED = 1000
+STEPS = {"undo": undo, "redo": redo}
 
 _last_of_tab: "OrderedDict[str, int]" = OrderedDict()
 _lock = threading.Lock()
@@ -90,25 +93,27 @@ def take(run: str, body: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         run: whose suggestions were looked at.
-        body: `tab`; `seen`, the last action the tab knows; `shown`, the rows it shows; `entries`, each with a number `n` that only grows, a `kind`
-            (decide, undo, redo), and for decide a `row`, a `verdict` and, to relabel, a `label` (class number).
+        body: `seen`, the last action the tab knows; `shown`, the rows it shows; `entries`, each with its `tab` and a number `n`
+            that only grows there, a `kind` (decide, undo, redo), and for decide a `row`, a `verdict` and, to relabel, a `label`
+            (class number).
 
     Returns:
         `seen`; `changes`, [row, verdict, label] of every row shown; `conflicts`, rows that another tab decided
-        meanwhile and that were left alone; `summary`.
+        meanwhile and that were left alone; `stepped`, what the last undo or redo touched; `summary`.
 
     Raises:
         InputError: no such run.
     """
     found = review(run)
-    known, tab = int(body["seen"]), str(body["tab"])
+    known = int(body["seen"])
+    stepped: dict[str, Any] | None = None
     conflicts: list[int] = []
     here: set[int] = set()
     who = getpass.getuser()
     with _lock, store(workspace()) as connection:
-        done = _last_of_tab.get(tab, -1)
         for entry in body["entries"]:
-            if entry["n"] <= done:
+            tab = str(entry["tab"])
+            if entry["n"] <= _last_of_tab.get(tab, -1):
                 continue
             if entry["kind"] == "decide":
                 row = int(entry["row"])
@@ -120,12 +125,10 @@ def take(run: str, body: dict[str, Any]) -> dict[str, Any]:
                     here.add(row)
                 except Conflict:
                     conflicts.append(row)
-            elif entry["kind"] == "undo":
-                undo(connection, found.dataset, who)
-            elif entry["kind"] == "redo":
-                redo(connection, found.dataset, who)
-            done = int(entry["n"])
-            _last_of_tab[tab] = done
+            elif entry["kind"] in STEPS:
+                action = STEPS[entry["kind"]](connection, found.dataset, who)
+                stepped = {"kind": entry["kind"], **touched(connection, found, action)}
+            _last_of_tab[tab] = int(entry["n"])
             _last_of_tab.move_to_end(tab)
         while len(_last_of_tab) > TABS_REMEMBERED:
             _last_of_tab.popitem(last=False)
@@ -133,7 +136,14 @@ def take(run: str, body: dict[str, Any]) -> dict[str, Any]:
         seen = head(connection, found.dataset)
     rows = sorted({*conflicts, *(int(row) for row in body["shown"])})
     changes = [[row, STATES[found.verdict[row]], int(found.label[row])] for row in rows]
-    return {"seen": seen, "changes": changes, "conflicts": conflicts, "summary": found.summary()}
+    return {"seen": seen, "changes": changes, "conflicts": conflicts, "stepped": stepped, "summary": found.summary()}
+
+
+def touched(connection: sqlite3.Connection, found: Review, action: int | None) -> dict[str, Any]:
+    """The images of an action: their `count`, the `first` one's id, and its row here."""
+    images = [] if action is None else images_of(connection, action)
+    rows = found.ids.get_indexer(pd.Index(images[:1])).tolist() if images else []
+    return {"count": len(images), "first": images[0] if images else None, "rows": rows}
 
 
 ROUTES = [

@@ -17,9 +17,11 @@ export default function (component) {
   // Before Streamlit's own shortcuts (R and C), which would otherwise take the key.
   window.addEventListener("keydown", onKey, true);
   window.addEventListener("beforeunload", onLeave);
+  window.addEventListener("pointerup", release, true);
   return () => {
     window.removeEventListener("keydown", onKey, true);
     window.removeEventListener("beforeunload", onLeave);
+    window.removeEventListener("pointerup", release, true);
   };
 }
 
@@ -27,11 +29,11 @@ function create(root) {
   const part = (name) => root.querySelector("." + name);
   const g = {
     bar: part("bar"), trouble: part("trouble"), grid: part("grid"), panel: part("panel"), pages: part("pages"),
-    previous: part("previous"), next: part("next"), focus: 0, rows: "", cards: [], history: [], queue: [], n: 0, times: [],
-    evidence: new Map(), sending: false, said: "", turning: null, pressed: [],
+    previous: part("previous"), next: part("next"), focus: 0, rows: "", cards: [], queue: [], n: 0, times: [],
+    evidence: new Map(), sending: false, said: "", turning: null, stepping: false, pressed: [],
+    // Not kept over a reload: a duplicated tab would share it.
+    tab: crypto.getRandomValues(new Uint32Array(2)).join("-"),
   };
-  g.tab = sessionStorage.getItem("sharpeye-tab") || crypto.getRandomValues(new Uint32Array(2)).join("-");
-  sessionStorage.setItem("sharpeye-tab", g.tab);
   g.previous.onclick = () => turn(g, -1);
   g.next.onclick = () => turn(g, 1);
   return g;
@@ -43,11 +45,8 @@ function update(g, data) {
   if (g.store !== store) {
     // What a reload or a restart of the app left unsaved is sent again.
     g.store = store;
-    const left = JSON.parse(sessionStorage.getItem(store) || "[]");
-    g.n = Math.max(Date.now(), ...left.map((entry) => entry.n + 1));
-    g.queue = left;
-    g.history = [];
-    if (left.length) send(g);
+    g.queue = JSON.parse(sessionStorage.getItem(store) || "[]");
+    if (g.queue.length) send(g);
   }
   g.seen = data.seen;
   const rows = data.cards.map((card) => card.row).join();
@@ -69,9 +68,14 @@ function update(g, data) {
   if (g.turning && data.page !== g.turning.from) {
     clearTimeout(g.turning.timer);
     g.turning = null;
-    // Keys that came while the page was on its way are for its cards.
-    for (const pressed of g.pressed.splice(0)) take(g, pressed);
+    takeWaiting(g);
   }
+}
+
+// Else the keys would go into the box in which a filter was just chosen with the mouse.
+function release(event) {
+  if (!event.target.closest?.('[role="option"]')) return;
+  setTimeout(() => { if (document.activeElement?.matches('[role="combobox"]')) document.activeElement.blur(); }, 300);
 }
 
 function turn(g, by) {
@@ -232,7 +236,7 @@ function drawBar(g, summary) {
   ];
   if (minutes) parts.push(item(whole(g.times.length / minutes), "decisions a minute"));
   if (g.said) parts.push(make("span", "", g.said));
-  if (summary.next && summary.expected_next / summary.next < 0.05) parts.push(make("span", "", "A good place to stop: fewer than 1 in 20 is wrong from here."));
+  if (summary.next && !summary.likely_next && summary.expected_next / summary.next < 0.05) parts.push(make("span", "", "A good place to stop: fewer than 1 in 20 is wrong from here."));
   const meter = make("div", "meter"), fill = make("i");
   fill.style.width = `${Math.min(100, (100 * summary.decided) / Math.max(1, summary.expected))}%`;
   meter.title = "Images decided, as a share of the wrong labels expected";
@@ -251,9 +255,14 @@ function key(g, event) {
   take(g, pressed);
 }
 
+// Keys that come while the page or an undo is on its way are for what it brings.
 function take(g, pressed) {
-  if (g.turning) g.pressed.push(pressed);
+  if (g.turning || g.stepping) g.pressed.push(pressed);
   else act(g, pressed);
+}
+
+function takeWaiting(g) {
+  for (const pressed of g.pressed.splice(0)) take(g, pressed);
 }
 
 function act(g, pressed) {
@@ -263,7 +272,7 @@ function act(g, pressed) {
   if (pressed in steps) step(g, steps[pressed]);
   else if (pressed in VERDICTS) decide(g, VERDICTS[pressed]);
   else if (/^[1-9]$/.test(pressed)) { if (Number(pressed) <= g.data.classes.length) decide(g, "relabel", Number(pressed) - 1); }
-  else if (pressed === "u") back(g);
+  else if (pressed === "u") add(g, { kind: "undo" });
   else if (pressed === "y") add(g, { kind: "redo" });
   else if (pressed === "n" && !g.next.disabled) turn(g, 1);
   else if (pressed === "p" && !g.previous.disabled) turn(g, -1);
@@ -279,7 +288,6 @@ function step(g, by) {
 function decide(g, verdict, label) {
   const card = g.cards[g.focus];
   if (!card) return;
-  g.history.push({ row: card.row, id: card.id, verdict: card.verdict, label: card.label });
   const after = verdict === "relabel" ? label : verdict === "accept" ? card.suggested : verdict === "reject" ? card.given : -1;
   set(g, g.focus, verdict, after);
   g.times.push(Date.now());
@@ -287,19 +295,9 @@ function decide(g, verdict, label) {
   step(g, 1);
 }
 
-function back(g) {
-  const last = g.history.pop();
-  if (last) {
-    show(g, last.row, last.verdict, last.label);
-    const index = g.cards.findIndex((card) => card.row === last.row);
-    if (index >= 0) move(g, index);
-    else g.said = `Took back the decision on ${last.id}, on another page.`;
-  }
-  add(g, { kind: "undo" });
-}
-
 function add(g, entry) {
-  g.queue.push({ n: g.n++, ...entry });
+  g.queue.push({ tab: g.tab, n: g.n++, ...entry });
+  g.stepping = entry.kind !== "decide";
   sessionStorage.setItem(g.store, JSON.stringify(g.queue));
   if (!g.sending) { clearTimeout(g.timer); g.timer = setTimeout(() => send(g), SEND_AFTER); }
 }
@@ -308,7 +306,7 @@ async function send(g) {
   if (g.sending || !g.queue.length) return;
   g.sending = true;
   const entries = g.queue.slice(), run = g.data.run;
-  const body = JSON.stringify({ tab: g.tab, seen: g.seen, entries, shown: g.cards.map((card) => card.row) });
+  const body = JSON.stringify({ seen: g.seen, entries, shown: g.cards.map((card) => card.row) });
   let answer = null;
   try {
     const response = await fetch(`/decisions/${run}`, { method: "POST", body, keepalive: body.length < 60000, headers: { "content-type": "application/json", "x-sharpeye": "1" } });
@@ -322,13 +320,31 @@ async function send(g) {
     g.timer = setTimeout(() => send(g), RETRY_AFTER);
     return;
   }
-  g.queue = g.queue.filter((entry) => entry.n > entries.at(-1).n);
+  g.queue = g.queue.slice(entries.length);
   sessionStorage.setItem(g.store, JSON.stringify(g.queue));
   g.seen = answer.seen;
   for (const [row, verdict, label] of answer.changes) if (!waiting(g, row)) show(g, row, verdict, label);
   drawBar(g, answer.summary);
   trouble(g, answer.conflicts.length ? `${answer.conflicts.length} of these were decided in another tab meanwhile and are left as they are there; decide again to overrule.` : "");
-  if (g.queue.length) g.timer = setTimeout(() => send(g), SEND_AFTER);
+  if (g.stepping && !g.queue.length) {
+    g.stepping = false;
+    if (answer.stepped) follow(g, answer.stepped);
+    drawBar(g, answer.summary);
+    takeWaiting(g);
+  }
+  if (g.queue.length && !g.sending) { clearTimeout(g.timer); g.timer = setTimeout(() => send(g), SEND_AFTER); }
+}
+
+// To the image that an undo took back, or past the one that a redo brought back.
+function follow(g, { kind, rows, count, first }) {
+  const what = count > 1 ? `${count.toLocaleString()} decisions` : `the decision on ${first}`;
+  const index = count === 1 ? g.cards.findIndex((card) => card.row === rows[0]) : -1;
+  if (!count) g.said = `Nothing to ${kind}.`;
+  else if (index < 0) g.said = kind === "undo" ? `Took back ${what}.` : `Brought back ${what}.`;
+  else {
+    move(g, index);
+    if (kind === "redo") step(g, 1);
+  }
 }
 
 function trouble(g, text) {

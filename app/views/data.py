@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts
+from app.parts import plain
 from app.readers import picture_url, workspace
 from engine.config import DEFAULT_METHODS, DEMO_METHODS, RunConfig, digest
 from engine.files import absolute, replacing
@@ -36,7 +37,7 @@ CHECKED = (
     "None yet: help me make one",
 )
 SAMPLE_COLUMNS = 12
-CONFIRM_COLUMNS = 6
+CONFIRM_COLUMNS = 4
 
 
 def ask_source() -> RunConfig | None:
@@ -54,7 +55,7 @@ def ask_source() -> RunConfig | None:
         if kind == "cifar-n":
             names["human_labels"] = st.text_input("File of human labels", placeholder="/data/CIFAR-10_human.pt")
             names["label_column"] = st.text_input("Which labels", "worse_label" if name == "CIFAR10" else "noisy_label")
-        validation = None
+        validation, how = None, CHECKED[2]
     else:
         train = st.text_input(
             "Training images",
@@ -84,6 +85,9 @@ def ask_source() -> RunConfig | None:
         return None
     if not train.strip():
         st.error("Say where the training images are.")
+        return None
+    if how == CHECKED[0] and validation is None:
+        st.error("Say where the clean images are, or choose another kind of validation split.")
         return None
     given: dict[str, Any] = {key: _path(value) for key, value in names.items()}
     return RunConfig(_path(train) or "", _path(validation), DEFAULT_METHODS, **given, limit=int(limit) if limit else None)
@@ -121,7 +125,7 @@ def show_report(key: str, config: RunConfig, report: dict[str, Any]) -> None:
         st.warning(warning)
     if report["contradictions"]:
         st.warning(
-            f"{report['contradictions']:,} images occur more than once with different labels: one of these labels is wrong."
+            f"Images that occur more than once with different labels: {report['contradictions']:,}. One of these labels is wrong."
         )
     if validation:
         st.page_link(
@@ -160,7 +164,7 @@ def confirm_split(key: str, config: RunConfig, report: dict[str, Any]) -> None:
     if left:
         label = left[0]
         with st.form(f"confirm-{label}"):
-            st.markdown(f"#### Are these all “{names[int(label)]}”?")
+            st.markdown(f"#### Are these all “{plain(names[int(label)])}”?")
             columns = st.columns(CONFIRM_COLUMNS)
             chosen = {}
             for number, row in enumerate(training["sample"][label]):
@@ -187,7 +191,7 @@ def confirm_split(key: str, config: RunConfig, report: dict[str, Any]) -> None:
         name for name, count in zip(names, training["counts"], strict=True) if count and name not in {c[2] for c in confirmed}
     ]
     if missing:
-        st.error(f"No confirmed image of {', '.join(missing[:10])}. Check these classes again.")
+        st.error(f"No confirmed image of {plain(', '.join(missing[:10]))}. Check these classes again.")
     with st.container(horizontal=True):
         if st.button(f"Use these {len(confirmed):,} images as the validation split", type="primary", disabled=bool(missing)):
             listed = pd.DataFrame(confirmed, columns=["id", "given_label", "label"])
@@ -235,9 +239,11 @@ with left:
     earlier = inspections(workspace())
     if earlier:
         st.subheader("Looked at before")
-    for key, config, _ in earlier:
+    for key, config, report in earlier:
         split = (config.validation or "no split given").rsplit("/", 1)[-1]
-        if st.button(f"{config.train.rsplit('/', 1)[-1]} · {split}", key=key, type="tertiary"):
+        column = f" · {config.label_column}" if config.label_column else ""
+        mark = "✗ " if report["state"] == "failed" else ""
+        if st.button(plain(f"{mark}{config.train.rsplit('/', 1)[-1]} · {split}{column}"), key=key, type="tertiary"):
             st.query_params["look"] = key
 with right:
     if wanted is not None:

@@ -8,7 +8,7 @@ import streamlit as st
 from app import charts
 from app.filters import STATUSES, Filters, acceptable, matching
 from app.gallery import gallery
-from app.parts import chosen_review
+from app.parts import address, chosen_review
 from app.readers import STATES, Review, picture_url, workspace
 from engine.runs.store import store
 
@@ -94,8 +94,8 @@ def show_page(review: Review, rows: np.ndarray, size: int) -> None:
     """One page of cards; runs alone when a page is turned."""
     pages = max(1, -(-len(rows) // size))
     page = min(max(1, st.session_state.get("page", 1)), pages)
-    st.session_state["page"] = page
-    st.query_params["page"] = str(page)
+    st.session_state["page"] = st.session_state["page_in_address"] = page
+    address(page=str(page))
     shown = rows[(page - 1) * size : page * size]
     st.session_state["page_rows"] = shown
     cards = [
@@ -121,8 +121,9 @@ def show_page(review: Review, rows: np.ndarray, size: int) -> None:
     gallery(data, "gallery", turn)
 
 
-if "page" not in st.session_state and st.query_params.get("page", "").isdigit():
-    st.session_state["page"] = int(st.query_params["page"])
+asked_page = st.query_params.get("page", "")
+if asked_page.isdigit() and int(asked_page) != st.session_state.get("page_in_address"):
+    st.session_state["page"] = int(asked_page)  # a link, or the browser's Back button
 head, tools = st.columns([2, 5], vertical_alignment="center")
 with head:
     review = chosen_review()

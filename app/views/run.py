@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from app.commands import submit
+from app.parts import plain
 from app.readers import all_runs, run_title, workspace
 from engine.config import BUDGETS, CLASSICAL_METHODS, CURVATURES, DEFAULT_METHODS, DEMO_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
 from engine.errors import InputError
@@ -128,10 +129,10 @@ def show_run(run: str) -> None:
     with store.store(workspace()) as connection:
         row = store.find_run(connection, run)
     if row is None:
-        st.info("This run was deleted.")
+        st.info("There is no such run here; it may have been deleted.")
         return
     folder = workspace().run(row.id)
-    st.subheader(f"{ICONS[row.state]} {run_title(row)} · {row.state}")
+    st.subheader(plain(f"{ICONS[row.state]} {run_title(row)} · {row.state}"))
     if row.state not in FINISHED:
         ensure_supervisor(workspace())
         show_progress(row)
@@ -214,7 +215,7 @@ with left:
         st.caption("None yet.")
     for row in runs:
         when = time.strftime("%d %b %H:%M", time.localtime(row.submitted))
-        if st.button(f"{ICONS[row.state]} {run_title(row)}  ·  {when}", key=row.id, type="tertiary"):
+        if st.button(plain(f"{ICONS[row.state]} {run_title(row)}  ·  {when}"), key=row.id, type="tertiary"):
             st.query_params["run"] = row.id
 with right:
     chosen = st.query_params.get("run") or (runs[0].id if runs else None)

@@ -96,10 +96,21 @@ def open_source(spec: str, options: SourceOptions, default_split: str = "train")
     return source
 
 
+def visible_folders(root: Path) -> list[Path]:
+    """Folders directly below a folder, by name, without hidden ones."""
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def holds_splits(root: Path) -> bool:
+    """Whether the folders below are splits (train/, validation/), and the class folders lie one level deeper."""
+    folders = visible_folders(root)
+    return bool(folders) and all(p.name.lower() in SPLIT_NAMES for p in folders)
+
+
 def class_folders(root: Path) -> Source:
     """A folder of class folders, ROOT/CLASS/….jpg; or of splits of these, ROOT/train/CLASS/… and ROOT/validation/CLASS/…."""
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    by_split = bool(folders) and all(p.name.lower() in SPLIT_NAMES for p in folders)
+    folders = visible_folders(root)
+    by_split = holds_splits(root)
     pairs = [(f.name if by_split else None, c) for f in folders for c in (sorted(f.iterdir()) if by_split else [f])]
     entries = [
         (file, folder.name, split)

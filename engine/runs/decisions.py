@@ -114,6 +114,11 @@ def redo(connection: sqlite3.Connection, dataset: str, who: str) -> int | None:
     return int(found[0])
 
 
+def images_of(connection: sqlite3.Connection, action: int) -> list[str]:
+    """The images that an action decides."""
+    return [image for (image,) in connection.execute("SELECT image FROM decisions WHERE action = ? ORDER BY image", (action,))]
+
+
 def head(connection: sqlite3.Connection, dataset: str) -> int:
     """Sequence number of the last action on a dataset; 0 where there is none."""
     return int(connection.execute("SELECT coalesce(max(seq), 0) FROM actions WHERE dataset = ?", (dataset,)).fetchone()[0])

@@ -1,5 +1,6 @@
 """What leaves the workspace: cleaned labels, a cleaned copy of an image folder, and the decision log."""
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -10,7 +11,7 @@ import pandas as pd
 
 from engine.config import RunConfig
 from engine.data.load import trusted_list
-from engine.data.sources import read_csv
+from engine.data.sources import holds_splits, read_csv
 from engine.errors import InputError
 from engine.files import replacing, replacing_folder
 from engine.runs.decisions import current_decisions, read_log, write_log
@@ -58,6 +59,8 @@ def export(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, ta
     source = Path(dataset_source(connection, row.dataset)[0])
     if with_images and not source.is_dir():
         raise InputError(f"{source}: only a folder of class folders can be copied; labels.csv holds the cleaned labels")
+    if with_images and (target / "images").exists():
+        raise InputError(f"{target / 'images'}: exists already; remove it, or export to another folder")
     for name, write in (
         ("labels.csv", lambda path: labels.to_csv(path, index=False)),
         ("labels.parquet", lambda path: labels.to_parquet(path, index=False)),
@@ -73,28 +76,32 @@ def export(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, ta
 def copy_images(source: Path, target: Path, labels: pd.DataFrame) -> None:
     """Lay every image of a class folder under the folder of its final label: hard links where possible, else copies.
 
-    A split folder above the class folder is kept; a relabelled image whose name is taken there gets its old label into
-    its name.
-
-    Raises:
-        InputError: the target exists.
+    A split folder above the class folder and folders below it are kept; a relabelled image whose name is taken there
+    gets its old label, and where that is not enough a number, into its name.
     """
-    if target.exists():
-        raise InputError(f"{target}: exists already; remove it, or export to another folder")
+    depth = 1 if holds_splits(source) else 0
     moved = labels["final_label"] != labels["given_label"]
     with replacing_folder(target) as temporary:
         for image, given, final in labels.loc[
             moved.sort_values(kind="stable").index, ["id", "given_label", "final_label"]
         ].itertuples(index=False):
-            *split, _, name = Path(image).parts
-            place = temporary.joinpath(*split, final, name)
-            if place.exists():
-                place = place.with_name(f"{place.stem}-was-{given}{place.suffix}")
-            place.parent.mkdir(parents=True, exist_ok=True)
+            parts = Path(image).parts
+            wanted = temporary.joinpath(*parts[:depth], final, *parts[depth + 1 :])
+            wanted.parent.mkdir(parents=True, exist_ok=True)
+            place = next(
+                name for number in itertools.count() if not (name := _numbered(wanted, given, number)).exists()
+            )  # never an existing file: it may be a link to one of the originals
             try:
                 os.link(source / image, place)
             except OSError:
                 shutil.copy2(source / image, place)
+
+
+def _numbered(place: Path, given: str, number: int) -> Path:
+    """The name wanted; the same with the old label; then with a number too."""
+    if number == 0:
+        return place
+    return place.with_name(f"{place.stem}-was-{given}{'' if number == 1 else f'-{number}'}{place.suffix}")
 
 
 def import_log(connection: sqlite3.Connection, row: RunRow, path: Path) -> int:
@@ -104,7 +111,8 @@ def import_log(connection: sqlite3.Connection, row: RunRow, path: Path) -> int:
         InputError: the file is missing or no decision log.
     """
     try:
-        log = pd.read_csv(path, dtype=LOG_TYPES)
+        # Only an empty field is missing: a class may well be called None or NA.
+        log = pd.read_csv(path, dtype=LOG_TYPES, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable decision log ({error})") from error
     missing = {"seq", "at", "who", "run", "kind", "target", "image", "verdict", "from_label", "to_label"} - set(log.columns)

@@ -49,6 +49,14 @@ def test_filters_in_the_address_restore_the_view(review: Review) -> None:
     assert len(at.session_state["rows"]) == len(review)
 
 
+def test_a_link_to_a_run_that_is_gone_shows_no_other_one(review: Review) -> None:
+    at = opened("review", run="abcdef")
+    assert any("abcdef" in error.value for error in at.error)
+    assert "rows" not in at.session_state
+    at.button[0].click().run()
+    assert len(at.session_state["rows"]) == len(review)
+
+
 def test_a_filter_that_nothing_passes(review: Review) -> None:
     at = opened("review")
     at.selectbox(key="status").set_value("skip").run()

@@ -24,7 +24,7 @@ def entry(n: int, row: int, verdict: str = "accept", **more: Any) -> dict[str, A
 
 
 def send(client: TestClient, review: Review, entries: list[dict[str, Any]], seen: int = 0, tab: str = "one") -> dict[str, Any]:
-    body = {"tab": tab, "seen": seen, "entries": entries, "shown": [e["row"] for e in entries if "row" in e]}
+    body = {"seen": seen, "entries": [{"tab": tab, **e} for e in entries], "shown": [e["row"] for e in entries if "row" in e]}
     answer = client.post(f"/decisions/{review.run}", json=body, headers={OWN_HEADER: "1"})
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
@@ -54,7 +54,11 @@ def test_undo_and_redo(client: TestClient, review: Review) -> None:
     send(client, review, [entry(1, 0)])
     answer = send(client, review, [{"n": 2, "kind": "undo"}])
     assert answer["summary"]["decided"] == 0
-    assert send(client, review, [{"n": 3, "kind": "redo"}])["summary"]["decided"] == 1
+    assert answer["stepped"] == {"kind": "undo", "count": 1, "first": str(review.ids[0]), "rows": [0]}
+    answer = send(client, review, [{"n": 3, "kind": "redo"}])
+    assert answer["summary"]["decided"] == 1
+    assert answer["stepped"]["kind"] == "redo"
+    assert send(client, review, [{"n": 4, "kind": "redo"}])["stepped"]["count"] == 0
 
 
 def test_what_another_tab_decided_is_not_overruled_unseen(client: TestClient, review: Review) -> None:
@@ -70,9 +74,9 @@ def test_what_another_tab_decided_is_not_overruled_unseen(client: TestClient, re
 @pytest.mark.parametrize(
     "body",
     [
-        b"not json", b"[]", b'{"tab": "x", "seen": 0, "shown": [], "entries": [{"n": 1, "kind": "decide", "row": 9999, "verdict": "accept"}]}',
-        b'{"tab": "x", "seen": 0, "shown": [], "entries": [{"n": 1, "kind": "decide", "row": 0, "verdict": "nonsense"}]}',
-        b'{"tab": "x", "seen": 0, "shown": [], "entries": [{"n": 1, "kind": "decide", "row": 0, "verdict": "relabel", "label": 99}]}',
+        b"not json", b"[]", b'{"seen": 0, "shown": [], "entries": [{"tab": "x", "n": 1, "kind": "decide", "row": 9999, "verdict": "accept"}]}',
+        b'{"seen": 0, "shown": [], "entries": [{"tab": "x", "n": 1, "kind": "decide", "row": 0, "verdict": "nonsense"}]}',
+        b'{"seen": 0, "shown": [], "entries": [{"tab": "x", "n": 1, "kind": "decide", "row": 0, "verdict": "relabel", "label": 99}]}',
     ],
 )  # fmt: skip
 def test_nonsense_is_refused_and_leaves_no_trace(client: TestClient, review: Review, body: bytes) -> None:
@@ -85,9 +89,7 @@ def test_nonsense_is_refused_and_leaves_no_trace(client: TestClient, review: Rev
 def test_other_sites_cannot_decide(client: TestClient, review: Review) -> None:
     assert client.post(f"/decisions/{review.run}", json={"entries": []}).status_code == 403
     assert (
-        client.post(
-            "/decisions/nosuchrun", json={"tab": "", "seen": 0, "entries": [], "shown": []}, headers={OWN_HEADER: "1"}
-        ).status_code
+        client.post("/decisions/nosuchrun", json={"seen": 0, "entries": [], "shown": []}, headers={OWN_HEADER: "1"}).status_code
         == 404
     )
 

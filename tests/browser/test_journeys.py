@@ -177,6 +177,51 @@ def test_keys_pressed_while_a_page_turns_are_for_the_next_page(page: Page, revie
     expect(page.locator(".card .badge")).to_have_count(9)
 
 
+def test_focus_follows_undo_and_redo(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+    app, workspace, _ = reviewed
+    page.goto(f"{app.url}/review")
+    page.locator(".card.focus img").wait_for()
+    ids = [page.locator(".card").nth(number).get_attribute("data-id") for number in range(4)]
+    for key in "aruyus":  # the second undo takes back image 2, so the skip is for it
+        page.keyboard.press(key)
+    log = decisions(workspace, 6)
+    assert log["kind"].tolist() == ["decide", "decide", "undo", "redo", "undo", "decide"]
+    assert (log["image"].iloc[5], log["verdict"].iloc[5]) == (ids[1], "skip")
+    page.keyboard.press("u")
+    page.keyboard.press("y")
+    page.keyboard.press("r")
+    log = decisions(workspace, 9)
+    assert (log["image"].iloc[8], log["verdict"].iloc[8]) == (ids[2], "reject")
+
+
+def test_a_duplicated_tab_keeps_its_own_count(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+    app, workspace, _ = reviewed
+    page.goto(f"{app.url}/review")
+    page.locator(".card.focus img").wait_for()
+    page.keyboard.press("a")
+    decisions(workspace, 1)
+    with page.expect_popup() as opening:
+        page.evaluate("window.open(location.href)")
+    other = opening.value
+    other.locator(".card.focus img").wait_for()
+    other.keyboard.press("r")
+    decisions(workspace, 2)
+    page.bring_to_front()
+    page.keyboard.press("j")
+    page.keyboard.press("s")
+    assert decisions(workspace, 3)["verdict"].tolist() == ["accept", "reject", "skip"]
+
+
+def test_keys_decide_after_a_filter_was_chosen(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+    app, workspace, _ = reviewed
+    page.goto(f"{app.url}/review")
+    page.locator(".card.focus img").wait_for()
+    choose(page, "Status", "open")
+    page.wait_for_timeout(1000)
+    page.keyboard.press("a")
+    decisions(workspace, 1)
+
+
 def test_many_are_accepted_at_once_and_taken_back_at_once(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
     app, workspace, _ = reviewed
     page.goto(f"{app.url}/review")

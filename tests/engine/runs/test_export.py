@@ -11,8 +11,8 @@ from PIL import Image
 from engine.cli import main
 from engine.config import RunConfig
 from engine.runs import store
-from engine.runs.decisions import Decision, current_decisions, decide
-from engine.runs.export import cleaned_labels
+from engine.runs.decisions import Decision, current_decisions, decide, read_log, redo, undo
+from engine.runs.export import cleaned_labels, copy_images, import_log
 from engine.runs.workspace import Workspace, open_workspace
 
 IMAGES = [("ant", "0.png"), ("ant", "1.png"), ("bee", "0.png"), ("bee", "1.png")]
@@ -67,6 +67,51 @@ def test_images_of_equal_name_do_not_overwrite_each_other(reviewed: Workspace, t
     assert sum(name.startswith("bee/") for name in copied) == 3
     linked = tmp_path / "out" / "images" / "ant" / "0.png"
     assert linked.stat().st_ino == (tmp_path / "data" / "ant" / "0.png").stat().st_ino
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_copy_leaves_the_originals_alone_and_loses_no_image(tmp_path: Path, split: str) -> None:
+    source, images = tmp_path / "source", []
+    for label in ("cat", "dog"):
+        for folder in ("", "2020/", "2021/"):
+            image = f"{split}{label}/{folder}1.png"
+            images.append((image, label))
+            (source / image).parent.mkdir(parents=True, exist_ok=True)
+            (source / image).write_text(image)
+    (source / f"{split}dog/1-was-cat.png").write_text("in the way")
+    images.append((f"{split}dog/1-was-cat.png", "dog"))
+    before = {path: path.read_text() for path in source.rglob("*.png")}
+    labels = pd.DataFrame({"id": [i for i, _ in images], "given_label": [g for _, g in images], "final_label": "dog"})
+    copy_images(source, tmp_path / "copy", labels)
+    assert {path: path.read_text() for path in source.rglob("*.png")} == before
+    copied = {str(path.relative_to(tmp_path / "copy")): path.read_text() for path in (tmp_path / "copy").rglob("*.png")}
+    assert sorted(copied.values()) == sorted(before.values())
+    assert all(name.startswith(f"{split}dog/") for name in copied)
+    assert copied[f"{split}dog/1-was-cat-2.png"] == f"{split}cat/1.png"
+    assert copied[f"{split}dog/2020/1.png"] == f"{split}dog/2020/1.png"
+
+
+def test_nothing_is_written_where_the_copy_cannot_be(reviewed: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    outcome = CliRunner().invoke(main, ["export", "run1", str(tmp_path / "out"), "--images", "--workspace", str(reviewed.root)])
+    assert outcome.exit_code == 2
+    assert "exists already" in outcome.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images"]
+
+
+def test_classes_called_none_and_na_survive_the_log(tmp_path: Path) -> None:
+    here, there = open_workspace(str(tmp_path / "here")), open_workspace(str(tmp_path / "there"))
+    for workspace in (here, there):
+        with store.store(workspace) as connection:
+            store.register_dataset(connection, "d", "x", {})
+            store.submit(connection, "run1", RunConfig("x", None, ("fvm",)), "d")
+    with store.store(here) as left, store.store(there) as right:
+        decide(left, "d", "run1", "me", [Decision("a", "accept", "NA", "None"), Decision("b", "skip", "None", None)])
+        undo(left, "d", "me")
+        redo(left, "d", "me")
+        read_log(left, "d").to_csv(tmp_path / "decisions.csv", index=False)
+        import_log(right, store.get_run(right, "run1"), tmp_path / "decisions.csv")
+        pd.testing.assert_frame_equal(current_decisions(left, "d"), current_decisions(right, "d"))
 
 
 def test_log_round_trip_through_files(reviewed: Workspace, tmp_path: Path) -> None:
