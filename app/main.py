@@ -16,6 +16,8 @@ chosen = st.navigation(
         run,
         st.Page("views/review.py", title="Review", icon=":material/grid_view:", url_path="review"),
         st.Page("views/map.py", title="Map", icon=":material/scatter_plot:", url_path="map"),
+        st.Page("views/diagnostics.py", title="Diagnostics", icon=":material/insights:", url_path="diagnostics"),
+        st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
         st.Page("views/export.py", title="Export", icon=":material/download:", url_path="export"),
     ],
     position="top",

@@ -1,11 +1,14 @@
 """Pieces that several pages share."""
 
+import json
 import re
 
 import streamlit as st
 
 from app.readers import Review, review, reviewable_runs, run_title
+from engine.config import digest
 from engine.errors import InputError
+from engine.files import replacing
 
 
 def plain(text: str) -> str:
@@ -49,3 +52,13 @@ def chosen_review() -> Review:
     except InputError as error:
         st.error(str(error))
         st.stop()
+
+
+def keep_selection(review: Review, rows: list[int]) -> str:
+    """Write chosen rows beside the run, so that the address of the review restores them; their key."""
+    key = digest(rows)
+    path = review.folder.selection(key)
+    if not path.exists():
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(rows))
+    return key

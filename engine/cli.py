@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from engine.client import opened, start_app, submit_and_wait
-from engine.config import BUDGETS, CURVATURES, DEFAULT_METHODS, DEMO_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
+from engine.config import BUDGETS, CLASSICAL_METHODS, CURVATURES, DEFAULT_METHODS, DEMO_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
 from engine.errors import InputError
 from engine.files import absolute
 from engine.manage import COMMANDS
-from engine.options import DEMO_WORKSPACE, DEVICE, JSON, SERVER, WORKSPACE, workspace_option
+from engine.options import DEMO_WORKSPACE, DEVICE, FIGURES, JSON, SERVER, WORKSPACE, workspace_option
 
 
 class InputErrorsExit2(click.Group):
@@ -152,6 +152,7 @@ def main() -> None:
     show_default=True,
     help="Whether a mirrored image keeps its label (not so for digits and text).",
 )
+@FIGURES
 @DEVICE
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @WORKSPACE
@@ -176,11 +177,14 @@ def run(workspace: str, as_json: bool, methods: str, **options: Any) -> None:
 
 @main.command()
 @click.option("--headless", is_flag=True, help="Compute, print and exit, without the app.")
+@click.option("--compare", is_flag=True, help="Also with the classical methods, and all figures.")
 @workspace_option(DEMO_WORKSPACE)
 @DEVICE
 @JSON
 @SERVER
-def demo(headless: bool, workspace: str, device: str, as_json: bool, host: str, port: int | None, browser: bool) -> None:
+def demo(
+    headless: bool, compare: bool, workspace: str, device: str, as_json: bool, host: str, port: int | None, browser: bool
+) -> None:
     """Open the app on the packaged demo: 6,000 Fashion-MNIST images, a fifth of them wrongly labelled.
 
     Its run starts by itself.
@@ -188,9 +192,10 @@ def demo(headless: bool, workspace: str, device: str, as_json: bool, host: str, 
     \b
     Examples:
       sharpeye demo
-      sharpeye demo --headless
+      sharpeye demo --headless --compare
     """
-    config = RunConfig(train="demo", validation="demo", methods=DEMO_METHODS, budget="fast", device=device)
+    methods = (*DEMO_METHODS, *CLASSICAL_METHODS) if compare else DEMO_METHODS
+    config = RunConfig(train="demo", validation="demo", methods=methods, budget="fast", device=device, figures=compare)
     if headless:
         submit_and_wait(config, workspace, as_json)
         return

@@ -45,6 +45,7 @@ class RunConfig:
         budget: `fast`, `standard` or `thorough`: how long to train.
         candidates: score every candidate label, not only the given one.
         mirror: a mirrored image keeps its label (false for digits and text).
+        figures: also compute the figures of the Diagnostics page, which takes minutes.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         seed: seed of weights, order, augmentation and noise.
     """
@@ -68,6 +69,7 @@ class RunConfig:
     budget: str = "standard"
     candidates: bool = True
     mirror: bool = True
+    figures: bool = False
     device: str = "auto"
     seed: int = 0
 

@@ -8,6 +8,9 @@ import click
 DEFAULT_WORKSPACE = "~/.sharpeye"
 DEMO_WORKSPACE = "~/.sharpeye/demo"
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+FIGURES = click.option(
+    "--figures/--no-figures", default=False, show_default=True, help="Also the figures of the Diagnostics page; takes minutes."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON line.")
 
 

@@ -1,33 +1,18 @@
 """Map: the images in the model's feature space; a lasso takes some of them to Review."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from app import charts
 from app.gallery.hover import hover_picture
-from app.parts import chosen_review
-from app.readers import Review
-from engine.config import digest
-from engine.files import replacing
+from app.parts import chosen_review, keep_selection
 
 
 @st.cache_data(max_entries=2)
 def coordinates_of(run: str, written: int, path: str) -> np.ndarray:
     """Places on the map, (N, 2), NaN where an image has none."""
     return pd.read_parquet(path, columns=["x", "y"]).to_numpy(np.float32)
-
-
-def keep_selection(review: Review, rows: list[int]) -> str:
-    """Write chosen rows beside the run, so that the address of the review restores them; their key."""
-    key = digest(rows)
-    path = review.folder.selection(key)
-    if not path.exists():
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(rows))
-    return key
 
 
 head, tools = st.columns([3, 4], vertical_alignment="center")

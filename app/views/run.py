@@ -18,7 +18,7 @@ from engine.runs.inspection import inspections
 from engine.runs.store import FINISHED, RunRow
 from engine.runs.supervisor import ensure_supervisor
 
-STAGES = ("decode", "pretrain", "minimum", "curvature", "score", "map")
+STAGES = ("decode", "pretrain", "minimum", "curvature", "score", "map", "figures")
 MODELS = ("small", "resnet18", "resnet34", "resnet50", "convnext_tiny", "vit_b_16")
 ICONS = {"done": "✓", "failed": "✗", "canceled": "–", "running": "●", "queued": "…"}
 LOG_LINES = 40
@@ -52,10 +52,11 @@ def ask_config(data: RunConfig) -> RunConfig:
         parameters = second.selectbox("Influence over", PARAMETERS)
         curvature = second.selectbox("Curvature", CURVATURES)
         damping = second.number_input("Damping", 1e-6, 1e6, 1.0, format="%g", help="Relative to the mean eigenvalue")
+        with_figures = st.checkbox("Also the figures of the Diagnostics page", False, help="Takes minutes more")
         mirror = st.checkbox("A mirrored image keeps its label", True, help="Not so for digits and text")
     return replace(
         data, methods=tuple(methods), model=model, weights=weights.strip() or None, optimizer=optimizer, parameters=parameters,
-        curvature=curvature, damping=float(damping), device=device.strip() or "auto", seed=int(seed), mirror=mirror,
+        curvature=curvature, damping=float(damping), device=device.strip() or "auto", seed=int(seed), mirror=mirror, figures=with_figures,
     )  # fmt: skip
 
 

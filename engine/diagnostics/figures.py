@@ -13,6 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from engine.curvature.fit import fit_curvature
 from engine.curvature.linearization import predict
+from engine.data.dataset import LabeledImages, SelectedImages
+from engine.data.noise import flip_labels
+from engine.data.splits import stratified_share
 from engine.diagnostics.landscape import risk_slice
 from engine.diagnostics.sharpness import (
     Parameters,
@@ -38,9 +41,13 @@ from engine.training.trainer import Snapshot
 
 RADIUS = 0.05
 SIGMA = 0.2
-SHARPNESS_IMAGES = 256
+SHARPNESS_IMAGES = 128
 BOUND_IMAGES = 48
 LANDSCAPE_REACH = 0.5
+JUDGED_IMAGES = 2000
+VALIDATION_IMAGES = 1000
+# One image in so many of the validation split becomes a canary.
+CANARY_SHARE = 3
 BINS = np.linspace(-6, 4, 61)
 CLASSICAL = ("lissa", "tracin", "datainf")
 # The members of an ensemble are trained for each checkpoint: only where the paper's Figure 2 looks.
@@ -62,6 +69,32 @@ class Judged:
     images: Images
     labels: np.ndarray
     wrong: np.ndarray
+
+
+def judged_by_truth(images: LabeledImages) -> Judged | None:
+    """Up to JUDGED_IMAGES training images whose true label is known; None where that tells no right label from a wrong one."""
+    if images.true_labels is None:
+        return None
+    known = np.flatnonzero(images.true_labels >= 0)
+    rows = known[evenly(len(known), JUDGED_IMAGES)] if len(known) else known
+    wrong = images.labels[rows] != images.true_labels[rows]
+    return Judged(SelectedImages(images.images, rows), images.labels[rows], wrong) if wrong.any() and not wrong.all() else None
+
+
+def canaries(validation: LabeledImages, transition: np.ndarray, seed: int) -> tuple[LabeledImages, Judged]:
+    """What is left of the validation split, and a share of it with labels flipped as training labels seem to be.
+
+    The canaries must be scored by networks that trained on the rest alone.
+
+    Args:
+        validation: trusted.
+        transition: T[t, y] = P(given y | true t), estimated, (C, C).
+        seed: which images, and which labels.
+    """
+    chosen = stratified_share(validation.labels, 1 / CANARY_SHARE, seed)
+    held = validation.subset(chosen)
+    flipped = flip_labels(held.labels, transition / transition.sum(1, keepdims=True), seed)
+    return validation.subset(~chosen), Judged(held.images, flipped, flipped != held.labels)
 
 
 def checkpoint_rows(context: TrajectoryContext, judged: Judged, phase: str, snapshot: Snapshot, curvature: str) -> pd.DataFrame:

@@ -15,8 +15,8 @@ Risk = Callable[[Parameters], Tensor]
 
 ASCENT_STEPS = 10
 NOISE_SAMPLES = 8
-POWER_STEPS = 12
-TRACE_SAMPLES = 6
+POWER_STEPS = 8
+TRACE_SAMPLES = 4
 
 
 def trained_parameters(model: Classifier) -> Parameters:

@@ -97,6 +97,11 @@ class RunFolder:
         return self.root / "embedding.parquet"
 
     @property
+    def diagnostics(self) -> Path:
+        """The data of the figures."""
+        return self.root / "diagnostics.parquet"
+
+    @property
     def skipped(self) -> Path:
         return self.root / "skipped.csv"
 

@@ -162,7 +162,7 @@ def snapshots(plan: TrainingPlan, count: int, checkpoint: Path) -> list[Snapshot
     """The snapshots that training on `count` images leaves beside its checkpoint, in order."""
     steps = steps_an_epoch(plan, count)
     rates = plan.learning_rate * np.array([one_cycle(at / (plan.epochs * steps)) for at in range(plan.epochs * steps)])
-    epochs = [0, *np.unique(np.linspace(1, plan.epochs, min(plan.snapshots, plan.epochs)).round().astype(int)).tolist()]
+    epochs = [0, *np.unique(np.linspace(plan.epochs, 1, min(plan.snapshots, plan.epochs)).round().astype(int)).tolist()]
     return [
         Snapshot(
             checkpoint.with_name(f"{checkpoint.stem}-epoch{last}.safetensors"),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from app import figures
 from engine.config import RunConfig
 from engine.data.dataset import LabeledImages, ingest
 from engine.data.sources import Record, Source
@@ -86,6 +87,27 @@ def _write_map(workspace: Workspace, run: str, true: np.ndarray, rng: np.random.
     table.to_parquet(workspace.run(run).embedding, index=False, row_group_size=SCORES_ROW_GROUP)
 
 
+def write_figures(workspace: Workspace, run: str) -> None:
+    """The data of the Diagnostics page, as the engine lays it out, with made-up values."""
+    rows = []
+    for phase, epochs in (("pretrain", (1, 2)), ("erm", (1, 2)), ("flat", (1, 2))):
+        for epoch in epochs:
+            at = {"phase": phase, "epoch": epoch}
+            for number, name in enumerate(
+                (*figures.MEASURES, "sign error", "error bound", *(f"auc {m}" for m in figures.METHOD_NAMES))
+            ):
+                if name != "auc gex" or phase == "pretrain":
+                    rows.append({**at, "figure": "trajectory", "name": name, "value": 0.5 + 0.01 * number + 0.1 * epoch})
+            for name in ("influence right", "influence wrong", "lissa right", "lissa wrong"):
+                rows += [{**at, "figure": "distribution", "name": name, "x": float(x), "value": 0.1} for x in range(-3, 3)]
+        if phase != "pretrain":
+            rows += [
+                {"phase": phase, "epoch": 2, "figure": "landscape", "name": "risk", "x": float(x), "y": float(y), "value": 1.0 + x * x + y * y}
+                for x in range(-2, 3) for y in range(-2, 3)
+            ]  # fmt: skip
+    pd.DataFrame(rows).to_parquet(workspace.run(run).diagnostics, index=False)
+
+
 def _finish(workspace: Workspace, run: str, training: LabeledImages, beliefs: NoisePosterior) -> None:
     """The result, in its file and in the store."""
     measured = {"auc": 0.97, "ap": 0.9, "suggestion_accuracy": 0.9, "relabel_accuracy": 0.8, "score_seconds": 1.0}
@@ -97,6 +119,7 @@ def _finish(workspace: Workspace, run: str, training: LabeledImages, beliefs: No
     }  # fmt: skip
     workspace.run(run).result.write_text(json.dumps(result))
     config = RunConfig("synthetic", "synthetic", ("fvm", "val_loss"))
+    workspace.run(run).config.write_text(config.to_json())
     with store.store(workspace) as connection:
         store.register_dataset(connection, "dataset", config.train, {})
         store.describe_dataset(connection, "dataset", CLASSES, training.class_counts().tolist())

@@ -11,9 +11,10 @@ import app
 from app.readers import Review, workspace
 from engine.runs.store import store
 from engine.runs.workspace import Workspace
+from tests.app.synthetic import write_figures
 
 MAIN = Path(app.__file__).with_name("main.py")
-PAGES = ("data", "run", "review", "map", "export")
+PAGES = ("data", "run", "review", "map", "diagnostics", "compare", "export")
 
 
 def opened(page: str, **query: str) -> AppTest:
@@ -47,6 +48,32 @@ def test_filters_in_the_address_restore_the_view(review: Review) -> None:
     )
     at.selectbox(key="given").set_value(None).run()
     assert len(at.session_state["rows"]) == len(review)
+
+
+def test_diagnostics_offer_the_figures_and_show_them(review: Review) -> None:
+    at = opened("diagnostics")
+    assert any("without the figures" in info.value for info in at.info)
+    write_figures(workspace(), review.run)
+    at = opened("diagnostics")
+    titles = [title.value for title in at.subheader]
+    assert [title.split(":")[0] for title in titles] == [
+        "Figure 2",
+        "Figure 3a",
+        "Figure 3b",
+        "The loss landscape",
+        "The error bound",
+    ]
+    for measure in ("sharpness", "loss"):
+        at.segmented_control(key="measure").set_value(measure).run()
+        assert not at.exception
+
+
+def test_compare_names_the_best_method_and_its_disagreements(review: Review) -> None:
+    at = opened("compare")
+    table = at.dataframe[0].value
+    assert table["method"].tolist() == ["fvm", "val_loss"]
+    at.selectbox[2].set_value("fvm").run()
+    assert any("two different methods" in info.value for info in at.info)
 
 
 def test_a_link_to_a_run_that_is_gone_shows_no_other_one(review: Review) -> None:

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from engine.runs.decisions import read_log
 from engine.runs.store import list_runs, store
 from engine.runs.workspace import Workspace, open_workspace
-from tests.app.synthetic import synthetic_workspace
+from tests.app.synthetic import synthetic_workspace, write_figures
 from tests.browser.driving import App, drag_box, focused, free_port, served
 from tests.engine.runs.watching import kill_all
 
@@ -265,6 +265,29 @@ def test_pages_follow_the_browser_s_theme(browser: Browser, reviewed: tuple[App,
     brightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
     assert (brightness > 128) == (scheme == "light")
     context.close()
+
+
+def test_from_the_figures_to_the_images_on_which_methods_disagree(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+    app, workspace, run = reviewed
+    write_figures(workspace, run)
+    page.goto(f"{app.url}/diagnostics")
+    for name in (
+        "AUC against accuracy",
+        "AUC along flat training",
+        "Distributions of influence",
+        "Risk around both minima",
+        "Error bound",
+    ):
+        plot = page.get_by_role("img", name=name).or_(page.locator(f'[aria-label*="{name}"]')).first
+        plot.scroll_into_view_if_needed()
+        expect(plot).to_be_visible()
+    page.get_by_text("sharpness R^γ − R", exact=True).click()
+    expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("sharpness R^γ − R")
+    page.get_by_role("link", name="Compare").click()
+    page.get_by_text("How alike the rankings are").wait_for()
+    page.get_by_role("button", name="Review these 24 images").click()
+    expect(page.get_by_text("Only the 24 images")).to_be_visible()
+    expect(page.locator(".card")).to_have_count(24)
 
 
 def test_bad_input_is_said_where_it_is_typed(page: Page, workspace: Workspace, tmp_path: Path) -> None:

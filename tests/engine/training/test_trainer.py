@@ -102,3 +102,4 @@ def test_snapshots_are_kept_along_the_way(tmp_path: Path) -> None:
     first = load_snapshot(network(), kept[0], CPU)
     assert not torch.equal(first.head.weight, last.head.weight)
     assert [s.epoch for s in snapshots(TrainingPlan(epochs=2), 48, tmp_path / "x")] == [1, 2]
+    assert [s.epoch for s in snapshots(TrainingPlan(epochs=9, snapshots=1), 48, tmp_path / "x")] == [9]

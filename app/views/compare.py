@@ -1,0 +1,85 @@
+"""Compare: the methods of one run side by side, and the images on which they disagree."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app import figures
+from app.parts import chosen_review, keep_selection
+from app.readers import Review, picture_url
+
+TITLES = {
+    "auc": "detection AUC", "ap": "average precision", "p100": "precision at 100", "p1000": "precision at 1,000",
+    "suggestion_accuracy": "suggestion accuracy", "relabel_accuracy": "relabel accuracy", "score_seconds": "seconds",
+}  # fmt: skip
+DISAGREEMENTS = 24
+
+
+@st.cache_data(max_entries=2)
+def all_scores(run: str, written: int, methods: tuple[str, ...], path: str) -> pd.DataFrame:
+    """The influence of every method."""
+    return pd.read_parquet(path, columns=list(methods))
+
+
+def disagreements(review: Review, scores: pd.DataFrame) -> None:
+    """The images whose ranks under two methods differ most."""
+    first, second = st.columns(2)
+    methods = list(scores.columns)
+    one = first.selectbox("Suspicious to", methods, 0)
+    other = second.selectbox("but not to", methods, min(1, len(methods) - 1))
+    if one == other:
+        st.info("Choose two different methods.")
+        return
+    ranks = scores[[one, other]].rank(pct=True)
+    rows = np.argsort(-(ranks[one] - ranks[other]).to_numpy(), kind="stable")[:DISAGREEMENTS]
+    pictures = "".join(
+        f'<img src="{picture_url(review.decoded, int(review.image_row[row]))}" alt="Image on which the methods disagree" loading="lazy" '
+        'style="width:100%;aspect-ratio:1;object-fit:contain;border-radius:4px">'
+        for row in rows
+    )
+    st.html(f'<div style="display:grid;grid-template-columns:repeat(12,1fr);gap:4px">{pictures}</div>')
+    if st.button(f"Review these {len(rows)} images", type="primary"):
+        st.session_state["page"] = 1
+        selection = keep_selection(review, sorted(int(row) for row in rows))
+        st.switch_page("views/review.py", query_params={"run": review.run, "selection": selection})
+
+
+left, _ = st.columns([3, 4])
+with left:
+    review = chosen_review()
+measured = review.result["methods"]
+table = pd.DataFrame(
+    [{"method": name, **{title: summary.get(key) for key, title in TITLES.items()}} for name, summary in measured.items()]
+)
+table = table.dropna(axis=1, how="all")
+st.subheader("Methods of this run")
+shares = {title: st.column_config.NumberColumn(format="%.4f") for title in TITLES.values() if title != TITLES["score_seconds"]}
+st.dataframe(
+    table,
+    height="content",
+    hide_index=True,
+    column_config={**shares, TITLES["score_seconds"]: st.column_config.NumberColumn(format="%.1f")},
+)
+ranked_by = review.result["ranked_by"]
+if review.truth is not None:
+    best = max(measured, key=lambda name: measured[name]["auc"] or 0)
+    st.caption(
+        f"Measured on the true labels, which no method sees. The run ranks by `{ranked_by}`"
+        + (
+            ", which detects best."
+            if best == ranked_by
+            else f"; on this data `{best}` detects wrong labels better ({measured[best]['auc']:.4f})."
+        )
+        + f" The whole run needed {review.result['peak_memory_mb']:,.0f} MB at its peak."
+    )
+else:
+    st.caption("Without true labels only speed can be measured here.")
+if len(measured) < 2:
+    st.info("Choose more than one method on the Run page to compare their rankings.")
+    st.stop()
+scores = all_scores(review.run, review.folder.scores.stat().st_mtime_ns, tuple(review.methods), str(review.folder.scores))
+st.subheader("How alike the rankings are")
+st.plotly_chart(figures.rank_correlation(scores), alt="Rank correlations between methods", key="correlation")
+st.caption("Spearman's rank correlation over all images: 1 means the same order.")
+st.subheader("Where two methods disagree most")
+disagreements(review, scores)
