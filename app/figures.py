@@ -1,11 +1,13 @@
 """The plots of the Diagnostics and Compare pages; each takes plain tables and returns a plotly figure."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from app.charts import COLOURS, MARGIN
+from app.charts import COLOURS, MARGIN, class_axis
 
 METHOD_NAMES = {
     "influence": "influence at θ (new)", "val_loss": "loss at θ (baseline)", "lissa": "LiSSA", "tracin": "TracIn", "datainf": "DataInf", "gex": "GEX",
@@ -134,3 +136,78 @@ def rank_correlation(scores: pd.DataFrame) -> go.Figure:
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed")
     return figure.update_layout(height=max(320, 36 * len(table) + 120), margin=MARGIN)
+
+
+def pulls(classes: list[str], scores: list[float], given: int) -> go.Figure:
+    """How hard each label would pull at an image."""
+    lowest = int(np.argmin(scores))
+    colours = ["#0f8a7e" if c == lowest else "#d1343a" if c == given else "#8b949e" for c in range(len(classes))]
+    figure = go.Figure(
+        go.Bar(x=list(range(len(classes))), y=scores, marker_color=colours, hovertemplate="%{y:.3g}<extra></extra>")
+    )
+    figure.update_xaxes(**class_axis(classes))
+    figure.update_yaxes(title="influence")
+    return figure.update_layout(height=240, margin=MARGIN)
+
+
+def slices(risks: dict[str, dict[str, list[float]]]) -> go.Figure:
+    """The validation risk along one direction through each minimum."""
+    figure = go.Figure()
+    for (name, one), colour in zip(risks.items(), ("#d9622b", "#0f8a7e"), strict=True):
+        figure.add_scatter(x=one["x"], y=one["risk"], mode="lines+markers", name=name, line={"color": colour})
+    figure.update_xaxes(title="step along a random direction, in filter lengths")
+    figure.update_yaxes(title="validation risk", rangemode="tozero")
+    return figure.update_layout(height=340, margin={**MARGIN, "t": 40}, legend=CAPTION)
+
+
+def hills(histogram: dict[str, list[float]]) -> go.Figure:
+    """Influence of right and of wrong labels."""
+    figure = go.Figure()
+    for kind, colour in (("right", "#0f8a7e"), ("wrong", "#d1343a")):
+        figure.add_scatter(
+            x=histogram["x"], y=histogram[kind], mode="lines", fill="tozeroy", line={"color": colour, "shape": "hvh"}, name=f"{kind} labels"
+        )  # fmt: skip
+    figure.update_xaxes(title="log₁₀ influence")
+    figure.update_yaxes(title="share of images")
+    return figure.update_layout(height=280, margin={**MARGIN, "t": 40}, legend=CAPTION)
+
+
+def tried_so_far(plain: dict[str, Any], tried: dict[tuple[str, float], dict[str, Any]]) -> go.Figure:
+    """Sharpness against AUC for every strength that was tried."""
+    end = plain["checkpoints"][-1]
+    figure = go.Figure(
+        go.Scatter(
+            x=[end["sharpness"]],
+            y=[end["new"]],
+            mode="markers",
+            name="plain",
+            marker={"symbol": "x", "size": 11, "color": "#8b949e"},
+        )
+    )
+    for name, colour in (("lpf-sgd", "#0f8a7e"), ("sam", "#5b6ee1")):
+        some = [(strength, found["checkpoints"][-1]) for (optimizer, strength), found in tried.items() if optimizer == name]
+        figure.add_scatter(
+            x=[last["sharpness"] for _, last in some], y=[last["new"] for _, last in some], mode="lines+markers+text", name=name,
+            text=[f"{strength:g}" for strength, _ in some], textposition="top center", marker={"size": 10, "color": colour},
+        )  # fmt: skip
+    figure.update_xaxes(title="sharpness under noise")
+    figure.update_yaxes(title="detection AUC")
+    return figure.update_layout(height=300, margin={**MARGIN, "t": 40}, legend=CAPTION)
+
+
+def fading(checkpoints: list[dict[str, float]]) -> go.Figure:
+    """AUC of both kinds of influence, and the mean gradient, along the way to the minimum."""
+    epochs = [one["epoch"] for one in checkpoints]
+    figure = make_subplots(specs=[[{"secondary_y": True}]])
+    for key, title, colour in (("new", "new influence", "#0f8a7e"), ("classical", "classical influence", "#d9622b")):
+        figure.add_scatter(
+            x=epochs, y=[one[key] for one in checkpoints], mode="lines+markers", name=title, line={"color": colour}
+        )
+    figure.add_scatter(
+        x=epochs, y=[one["gradient"] for one in checkpoints], mode="lines", name="mean validation gradient (right)", secondary_y=True,
+        line={"color": "#8b949e", "dash": "dot"},
+    )  # fmt: skip
+    figure.update_xaxes(title="epoch on the clean images")
+    figure.update_yaxes(title="detection AUC", secondary_y=False)
+    figure.update_yaxes(title="gradient length", rangemode="tozero", showgrid=False, secondary_y=True)
+    return figure.update_layout(height=360, margin={**MARGIN, "t": 40}, legend=CAPTION)

@@ -18,6 +18,7 @@ chosen = st.navigation(
         st.Page("views/map.py", title="Map", icon=":material/scatter_plot:", url_path="map"),
         st.Page("views/diagnostics.py", title="Diagnostics", icon=":material/insights:", url_path="diagnostics"),
         st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+        st.Page("views/learn.py", title="Learn", icon=":material/school:", url_path="learn"),
         st.Page("views/export.py", title="Export", icon=":material/download:", url_path="export"),
     ],
     position="top",

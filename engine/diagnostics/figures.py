@@ -129,7 +129,7 @@ def checkpoint_rows(context: TrajectoryContext, judged: Judged, phase: str, snap
 
 def landscape_rows(context: TrajectoryContext, phase: str, snapshot: Snapshot) -> pd.DataFrame:
     """The validation risk in a filter-normalised slice around a minimum."""
-    risk, at = _risk(context, context.at(snapshot))
+    risk, at = validation_risk(context, context.at(snapshot))
     places, values = risk_slice(risk, at, LANDSCAPE_REACH, context.seed)
     rows: Rows = [
         {"figure": "landscape", "name": "risk", "x": float(x), "y": float(y), "value": float(values[j, i])}
@@ -159,7 +159,8 @@ def _influence(context: TrajectoryContext, judged: Judged, curvature: str) -> tu
     return values, {"influence": np.log10(scores["influence"].clip(1e-30))}
 
 
-def _risk(context: TrajectoryContext, model: Classifier) -> tuple[Risk, Parameters]:
+def validation_risk(context: TrajectoryContext, model: Classifier) -> tuple[Risk, Parameters]:
+    """R around a model, on up to SHARPNESS_IMAGES validation images, and the parameters there."""
     rows = np.unique(np.linspace(0, len(context.validation_labels) - 1, SHARPNESS_IMAGES).astype(int))
     [(_, batch)] = read_batches(context.validation_images, rows, len(rows), context.device)
     labels = torch.from_numpy(context.validation_labels[rows]).to(context.device)
@@ -175,7 +176,7 @@ def _sharpness(context: TrajectoryContext) -> dict[str, float]:
         labels = context.validation_labels[rows]
         right.append(p.argmax(1) == labels)
         losses.append(-np.log(p[np.arange(len(rows)), labels].clip(1e-12)))
-    risk, at = _risk(context, model)
+    risk, at = validation_risk(context, model)
     with torch.no_grad():
         here = float(risk(at))
     worst = worst_risk(risk, at, RADIUS)

@@ -62,6 +62,11 @@ class Workspace:
     def inspection(self, key: str) -> "InspectionFolder":
         return InspectionFolder(self.inspections / key)
 
+    @property
+    def lessons(self) -> Path:
+        """What the Learn page computed."""
+        return self.root / "lessons"
+
     def run(self, run: str) -> "RunFolder":
         return RunFolder(self.root / "runs" / run)
 

@@ -290,6 +290,19 @@ def test_from_the_figures_to_the_images_on_which_methods_disagree(page: Page, re
     expect(page.locator(".card")).to_have_count(24)
 
 
+def test_the_lesson_computes_its_own_numbers(page: Page, workspace: Workspace) -> None:
+    page.set_default_timeout(90_000)
+    with served(workspace.root) as app:
+        page.goto(f"{app.url}/learn")
+        page.get_by_text("The label that pulls least").wait_for()
+        expect(page.get_by_role("img", name="Training image")).to_have_count(12)
+        page.get_by_text("4 Why classical fades").click()
+        page.get_by_text("From the noisily trained network").wait_for()
+        page.get_by_text("2 Sharp and flat").click()
+        expect(page.get_by_text("at the plain minimum")).to_be_visible()
+        assert sorted(path.name for path in workspace.lessons.glob("*.json")) == ["erm-0.json", "lpf-sgd-0.2.json"]
+
+
 def test_bad_input_is_said_where_it_is_typed(page: Page, workspace: Workspace, tmp_path: Path) -> None:
     with served(workspace.root) as app:
         look_at_folder(page, app, tmp_path / "nowhere", "Another source of clean images", tmp_path)
