@@ -10,7 +10,7 @@ from engine.curvature.base import squared_norms
 from engine.curvature.gradients import Gradients, Vector, inner, select_layers, weighted_sum
 from engine.curvature.linearization import linearize
 from engine.influence.base import Scores
-from engine.influence.trajectory import TrajectoryContext, against, as_scores, batch_size, mean_gradient, residuals
+from engine.influence.trajectory import TrajectoryContext, as_scores, batch_size, harm, residuals, validation_gradient
 from engine.training.batches import read_batches
 from engine.training.models import Classifier
 
@@ -26,18 +26,8 @@ def datainf(context: TrajectoryContext) -> Scores:
     λ_l = 0.1 · mean of the squared entries of g_i in that layer. Source: the paper's equation 5.
     """
     model = context.trained()
-    gradient = mean_gradient(model, context.parameters, context.validation_images, context.validation_labels, context.device)
-    direction = swapped_inverse(context, model, gradient)
-    found = against(
-        model,
-        context.parameters,
-        direction,
-        context.images,
-        mirrored=context.mirrored,
-        device=context.device,
-        report=context.report,
-    )
-    return as_scores(found, context.labels)
+    direction = swapped_inverse(context, model, validation_gradient(context, model))
+    return as_scores(harm(context, model, direction), context.labels)
 
 
 def swapped_inverse(context: TrajectoryContext, model: Classifier, vector: Vector) -> Vector:

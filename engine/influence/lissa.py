@@ -7,7 +7,7 @@ from engine.curvature.base import GradientBatches
 from engine.curvature.fit import fisher_batches
 from engine.curvature.iterative import lissa
 from engine.influence.base import Scores
-from engine.influence.trajectory import TrajectoryContext, against, as_scores, mean_gradient
+from engine.influence.trajectory import TrajectoryContext, as_scores, harm, validation_gradient
 
 # Of deeper layers each step is a pass through the network.
 STEPS = {True: 1000, False: 200}
@@ -20,15 +20,11 @@ def lissa_influence(context: TrajectoryContext) -> Scores:
     afford; `vm` is that quantity with a factored curvature.
     """
     model = context.trained()
-    gradient = mean_gradient(model, context.parameters, context.validation_images, context.validation_labels, context.device)
     batches: Callable[[], GradientBatches] = partial(
         fisher_batches, model, context.parameters, context.images, context.device, context.seed
     )
     if context.parameters == "head":  # a few numbers an image: kept, so that the features are computed once
         kept = list(batches())
         batches = partial(iter, kept)
-    solved = lissa(batches, gradient, context.damping, STEPS[context.parameters == "head"])
-    found = against(
-        model, context.parameters, solved, context.images, mirrored=context.mirrored, device=context.device, report=context.report
-    )
-    return as_scores(found, context.labels)
+    solved = lissa(batches, validation_gradient(context, model), context.damping, STEPS[context.parameters == "head"])
+    return as_scores(harm(context, model, solved), context.labels)

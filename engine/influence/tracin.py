@@ -5,7 +5,7 @@ import numpy as np
 from engine.curvature.identity import IdentityCurvature
 from engine.influence.base import Candidates, Scores
 from engine.influence.evaluation import evaluate
-from engine.influence.trajectory import TrajectoryContext, against, as_scores, mean_gradient
+from engine.influence.trajectory import TrajectoryContext, as_scores, harm, validation_gradient
 
 
 def tracin(context: TrajectoryContext) -> Scores:
@@ -16,16 +16,7 @@ def tracin(context: TrajectoryContext) -> Scores:
     total = np.zeros(())
     for snapshot in context.snapshots:
         model = context.at(snapshot)
-        gradient = mean_gradient(model, context.parameters, context.validation_images, context.validation_labels, context.device)
-        total = total + snapshot.step_size * against(
-            model,
-            context.parameters,
-            gradient,
-            context.images,
-            mirrored=context.mirrored,
-            device=context.device,
-            report=context.report,
-        )
+        total = total + snapshot.step_size * harm(context, model, validation_gradient(context, model))
     return as_scores(total, context.labels)
 
 

@@ -56,6 +56,24 @@ class TrajectoryContext:
         return self.at(self.snapshots[-1])
 
 
+def validation_gradient(context: TrajectoryContext, model: Classifier) -> Vector:
+    """∇R_val of a network."""
+    return mean_gradient(model, context.parameters, context.validation_images, context.validation_labels, context.device)
+
+
+def harm(context: TrajectoryContext, model: Classifier, direction: Vector) -> np.ndarray:
+    """−⟨v, g(x, c)⟩ of the training images (see `against`), (N, C)."""
+    return against(
+        model,
+        context.parameters,
+        direction,
+        context.images,
+        mirrored=context.mirrored,
+        device=context.device,
+        report=context.report,
+    )
+
+
 def batch_size(model: Classifier, parameters: str) -> int:
     """Images whose gradients under one label each fit into memory."""
     return HEAD_BATCH if parameters == "head" else images_a_batch(select_layers(model, parameters), 1)

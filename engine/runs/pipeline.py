@@ -1,13 +1,10 @@
 """A run from its configuration to scores.parquet, stage by stage; a stage whose artifact exists is not computed again."""
 
 import copy
-import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +17,8 @@ from engine.config import RunConfig, digest
 from engine.curvature.base import Curvature
 from engine.curvature.fit import fit_curvature, restore_curvature
 from engine.curvature.linearization import HEAD_BATCH, predict
-from engine.data.dataset import LabeledImages, SelectedImages
+from engine.data.dataset import LabeledImages
 from engine.data.load import load_splits, open_sources
-from engine.diagnostics import figures
 from engine.diagnostics.embedding import embed, nearest
 from engine.diagnostics.metrics import quality
 from engine.errors import InputError
@@ -33,42 +29,21 @@ from engine.influence.methods import loss_posterior, select_methods
 from engine.influence.noise_posterior import NoisePosterior
 from engine.influence.trajectory import TrajectoryContext
 from engine.progress import Progress, Report
+from engine.runs.diagnosis import write_figures
+from engine.runs.minimum import Trained, validation_minimum
+from engine.runs.stage import Note, Stage, image_report, with_smaller_batches
 from engine.runs.store import RunRow, describe_dataset, store
 from engine.runs.submission import identify
 from engine.runs.workspace import RunFolder, Workspace
 from engine.training.batches import read_batches
-from engine.training.budgets import plans
 from engine.training.devices import peak_memory_mb, select_device
-from engine.training.models import Classifier, build_model, input_size, whiten
-from engine.training.trainer import Snapshot, TrainingPlan, snapshots, train
+from engine.training.models import input_size
 
-WHITENING_IMAGES = 2000
 EVIDENCE_IMAGES = 4
 # Small, so that the app reads one image's candidate scores without the others'.
 SCORES_ROW_GROUP = 10_000
 
-Note = Callable[[str], None]
 Result = dict[str, Any]
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What every stage needs to know about its run.
-
-    Attributes:
-        config: of the run.
-        workspace: where artifacts are kept.
-        device: where to compute.
-        report: called as the stage goes on.
-        note: called with what the user should know.
-    """
-
-    config: RunConfig
-    workspace: Workspace
-    device: torch.device
-    report: Report
-    note: Note
 
 
 def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: str, report: Report, note: Note) -> Result:
@@ -153,7 +128,7 @@ def load(stage: Stage, row: RunRow) -> tuple[LabeledImages, LabeledImages]:
         sources,
         stage.workspace.decoded,
         lambda natural: input_size(stage.config.model, natural),
-        _image_report("decode", stage.report),
+        image_report("decode", stage.report),
     )
     folder = stage.workspace.run(row.id)
     with replacing(folder.config) as temporary:
@@ -163,69 +138,6 @@ def load(stage: Stage, row: RunRow) -> tuple[LabeledImages, LabeledImages]:
     with store(stage.workspace) as connection:
         describe_dataset(connection, row.dataset, training.class_names, training.class_counts().tolist())
     return training, validation
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network at a validation minimum.
-
-    Attributes:
-        model: in eval mode.
-        key: identifies it.
-        snapshots: of the way there, by stage, `pretrain` (where there is one) and `minimum`.
-        origins: what identifies each of these stages.
-    """
-
-    model: Classifier
-    key: str
-    snapshots: dict[str, tuple[Snapshot, ...]]
-    origins: dict[str, str]
-
-
-def validation_minimum(stage: Stage, optimizer: str, training: LabeledImages, validation: LabeledImages) -> Trained:
-    """θ̃: pre-trained on the given labels, then trained on the validation split by `optimizer`."""
-    config, device = stage.config, stage.device
-    model = build_model(config.model, len(training.class_names), config.weights, config.seed).to(device)
-    if config.model == "small" and config.weights is None:
-        rows = np.arange(min(len(training), WHITENING_IMAGES))
-        whiten(model, next(read_batches(training.images, rows, len(rows), device))[1])
-    pretraining, minimizing = plans(config.budget, len(training), len(validation), config.mirror, config.weights is not None)
-    steps = [("minimum", validation, replace(minimizing, optimizer=optimizer))]
-    if config.pretrains:
-        steps.insert(0, ("pretrain", training, pretraining))
-    upstream: list[object] = [config.model, config.weights, config.seed, device.type, training.key()]
-    kept, origins = {}, {}
-    for name, images, plan in steps:
-        upstream, kept[name] = _train_stage(stage, name, model, images, plan, upstream)
-        origins[name] = digest(upstream)
-    return Trained(model.eval(), digest(upstream), kept, origins)
-
-
-def _train_stage(
-    stage: Stage, name: str, model: Classifier, images: LabeledImages, plan: TrainingPlan, upstream: list[object]
-) -> tuple[list[object], tuple[Snapshot, ...]]:
-    """Train in place, or load what an earlier run trained; what identifies the result, and the snapshots."""
-    start = {key: value.clone() for key, value in model.state_dict().items()}
-
-    def attempt(divisor: int) -> tuple[list[object], tuple[Snapshot, ...]]:
-        smaller = replace(plan, batch_size=max(2, plan.batch_size // divisor))
-        key = [*upstream, name, asdict(smaller), images.key()]
-        checkpoint = stage.workspace.artifact(name, digest(key))
-        model.load_state_dict(start)
-        train(
-            model,
-            images.images,
-            images.labels,
-            smaller,
-            stage=name if name == "pretrain" else f"{name} ({plan.optimizer})",
-            seed=stage.config.seed,
-            device=stage.device,
-            checkpoint=checkpoint,
-            report=stage.report,
-        )
-        return key, tuple(snapshots(smaller, len(images), checkpoint))
-
-    return with_smaller_batches(attempt, stage.note)
 
 
 def classical_scores(
@@ -241,7 +153,7 @@ def classical_scores(
         context = TrajectoryContext(
             copy.deepcopy(trained.model), trained.snapshots["pretrain"], training.images, training.labels, validation.images,
             validation.labels, config.parameters, config.damping, config.mirror, stage.device, config.seed,
-            _image_report(f"score ({method.name})", stage.report),
+            image_report(f"score ({method.name})", stage.report),
         )  # fmt: skip
         found = method.score(context)
         tensors = {"influence": found.influence, "seconds": np.array(time.monotonic() - started)}
@@ -286,7 +198,7 @@ def evaluate_minimum(
                 all_candidates=config.candidates,
                 mirrored=config.mirror,
                 device=stage.device,
-                report=_image_report(title, stage.report),
+                report=image_report(title, stage.report),
                 divisor=divisor,
             )
 
@@ -295,20 +207,6 @@ def evaluate_minimum(
             save_file({key: np.asarray(value) for key, value in vars(evaluation).items() if value is not None}, temporary)
     tensors = load_file(artifact)
     return Evaluation(**{"leverage": None, **tensors, "seconds": float(tensors["seconds"])})  # type: ignore[arg-type]
-
-
-def with_smaller_batches(action: Callable[[int], T], note: Note) -> T:
-    """Call `action` with a batch divisor of 1; where memory runs out, with 2, 4 and at last 8."""
-    for divisor in (1, 2, 4):
-        try:
-            return action(divisor)
-        except (MemoryError, RuntimeError) as error:
-            if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error)):
-                raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        note(f"Memory ran out: the stage was tried again with batches 1/{2 * divisor} of the usual size.")
-    return action(8)
 
 
 def write_scores(folder: RunFolder, training: LabeledImages, scores: dict[str, Scores], beliefs: NoisePosterior) -> None:
@@ -370,67 +268,8 @@ def write_map(
         table.to_parquet(temporary, index=False, row_group_size=SCORES_ROW_GROUP)
 
 
-def write_figures(
-    stage: Stage, folder: RunFolder, beliefs: NoisePosterior, training: LabeledImages, validation: LabeledImages
-) -> None:
-    """Write diagnostics.parquet (see `engine.diagnostics.figures`), checkpoint by checkpoint; those measured before are read."""
-    config = stage.config
-    judged = figures.judged_by_truth(training)
-    if judged is None:
-        validation, judged = figures.canaries(validation, beliefs.transition, config.seed)
-        if not judged.wrong.any():
-            stage.note("The figures were left out: hardly any label seems to be wrong, so there is nothing to measure.")
-            return
-        stage.note("There are no true labels: the figures are measured on validation images with labels flipped on purpose.")
-    flat = "lpf-sgd" if config.optimizer == "erm" else config.optimizer
-    minima = {phase: validation_minimum(stage, name, training, validation) for phase, name in (("erm", "erm"), ("flat", flat))}
-    checkpoints = [("pretrain", minima["flat"], s) for s in minima["flat"].snapshots.get("pretrain", ())]
-    checkpoints += [(phase, trained, s) for phase, trained in minima.items() for s in trained.snapshots["minimum"]]
-    rows = figures.evenly(len(validation), figures.VALIDATION_IMAGES)
-    context = TrajectoryContext(
-        copy.deepcopy(minima["flat"].model), (), judged.images, judged.labels, SelectedImages(validation.images, rows),
-        validation.labels[rows], config.parameters, config.damping, config.mirror, stage.device, config.seed,
-    )  # fmt: skip
-    tables, started = [], time.monotonic()
-    judging = hashlib.sha256(judged.labels.tobytes() + judged.wrong.tobytes()).hexdigest()
-    for number, (phase, trained, snapshot) in enumerate(checkpoints):
-        rate = number / max(time.monotonic() - started, 1e-9)
-        left = (len(checkpoints) - number) / rate if number else 0.0
-        stage.report(Progress("figures", number, len(checkpoints), "checkpoint", None, 0.0, left))
-        key = digest(
-            snapshot.path.name,
-            validation.key(),
-            judging,
-            config.parameters,
-            config.curvature,
-            config.damping,
-            config.mirror,
-            phase,
-        )
-        artifact = stage.workspace.artifact("figure", key).with_suffix(".parquet")
-        if not artifact.exists():
-            found = [figures.checkpoint_rows(context, judged, phase, snapshot, config.curvature)]
-            if phase != "pretrain" and snapshot is trained.snapshots["minimum"][-1]:
-                found.append(figures.landscape_rows(context, phase, snapshot))
-            with replacing(artifact) as temporary:
-                pd.concat(found, ignore_index=True).to_parquet(temporary, index=False)
-        tables.append(pd.read_parquet(artifact))
-    with replacing(folder.diagnostics) as temporary:
-        pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
-
-
 def _named(labels: np.ndarray, images: LabeledImages) -> "pd.Categorical[str]":
     return pd.Categorical.from_codes(labels.tolist(), pd.Index(images.class_names))
-
-
-def _image_report(title: str, report: Report) -> Callable[[int, int], None]:
-    started = time.monotonic()
-
-    def image_report(done: int, total: int) -> None:
-        rate = done / max(time.monotonic() - started, 1e-9)
-        report(Progress(title, done, total, "image", None, rate, (total - done) / max(rate, 1e-9)))
-
-    return image_report
 
 
 def _device_name(device: torch.device) -> str:

@@ -106,7 +106,7 @@ def test_sentences_say_what_to_do(tmp_path: Path) -> None:
 def test_out_of_memory_halves_the_batch() -> None:
     import torch
 
-    from engine.runs.pipeline import with_smaller_batches
+    from engine.runs.stage import with_smaller_batches
 
     tried: list[int] = []
     notes: list[str] = []

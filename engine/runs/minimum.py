@@ -1,0 +1,78 @@
+"""The stages that train: on the given labels, then to a minimum of the validation risk."""
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from engine.config import digest
+from engine.data.dataset import LabeledImages
+from engine.runs.stage import Stage, with_smaller_batches
+from engine.training.batches import read_batches
+from engine.training.budgets import plans
+from engine.training.models import Classifier, build_model, whiten
+from engine.training.trainer import Snapshot, TrainingPlan, snapshots, train
+
+WHITENING_IMAGES = 2000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network at a validation minimum.
+
+    Attributes:
+        model: in eval mode.
+        key: identifies it.
+        snapshots: of the way there, by stage, `pretrain` (where there is one) and `minimum`.
+        origins: what identifies each of these stages.
+    """
+
+    model: Classifier
+    key: str
+    snapshots: dict[str, tuple[Snapshot, ...]]
+    origins: dict[str, str]
+
+
+def validation_minimum(stage: Stage, optimizer: str, training: LabeledImages, validation: LabeledImages) -> Trained:
+    """θ̃: pre-trained on the given labels, then trained on the validation split by `optimizer`."""
+    config, device = stage.config, stage.device
+    model = build_model(config.model, len(training.class_names), config.weights, config.seed).to(device)
+    if config.model == "small" and config.weights is None:
+        rows = np.arange(min(len(training), WHITENING_IMAGES))
+        whiten(model, next(read_batches(training.images, rows, len(rows), device))[1])
+    pretraining, minimizing = plans(config.budget, len(training), len(validation), config.mirror, config.weights is not None)
+    steps = [("minimum", validation, replace(minimizing, optimizer=optimizer))]
+    if config.pretrains:
+        steps.insert(0, ("pretrain", training, pretraining))
+    upstream: list[object] = [config.model, config.weights, config.seed, device.type, training.key()]
+    kept, origins = {}, {}
+    for name, images, plan in steps:
+        upstream, kept[name] = _train_stage(stage, name, model, images, plan, upstream)
+        origins[name] = digest(upstream)
+    return Trained(model.eval(), digest(upstream), kept, origins)
+
+
+def _train_stage(
+    stage: Stage, name: str, model: Classifier, images: LabeledImages, plan: TrainingPlan, upstream: list[object]
+) -> tuple[list[object], tuple[Snapshot, ...]]:
+    """Train in place, or load what an earlier run trained; what identifies the result, and the snapshots."""
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+
+    def attempt(divisor: int) -> tuple[list[object], tuple[Snapshot, ...]]:
+        smaller = replace(plan, batch_size=max(2, plan.batch_size // divisor))
+        key = [*upstream, name, asdict(smaller), images.key()]
+        checkpoint = stage.workspace.artifact(name, digest(key))
+        model.load_state_dict(start)
+        train(
+            model,
+            images.images,
+            images.labels,
+            smaller,
+            stage=name if name == "pretrain" else f"{name} ({plan.optimizer})",
+            seed=stage.config.seed,
+            device=stage.device,
+            checkpoint=checkpoint,
+            report=stage.report,
+        )
+        return key, tuple(snapshots(smaller, len(images), checkpoint))
+
+    return with_smaller_batches(attempt, stage.note)
