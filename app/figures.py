@@ -138,6 +138,18 @@ def rank_correlation(scores: pd.DataFrame) -> go.Figure:
     return figure.update_layout(height=max(320, 36 * len(table) + 120), margin=MARGIN)
 
 
+def precision_recall(methods: dict[str, dict[str, Any]]) -> go.Figure:
+    """Estimated precision against recall of every method."""
+    figure = go.Figure()
+    for number, (name, one) in enumerate(methods.items()):
+        figure.add_scatter(
+            x=one["recall"], y=one["precision"], mode="lines", name=name, line={"color": COLOURS[number % len(COLOURS)]}
+        )
+    figure.update_xaxes(title="share of the wrong labels found", range=[0, 1])
+    figure.update_yaxes(title="share of wrong ones among those looked at", range=[0, 1.02])
+    return figure.update_layout(height=300, margin={**MARGIN, "t": 40}, legend=CAPTION)
+
+
 def pulls(classes: list[str], scores: list[float], given: int) -> go.Figure:
     """How hard each label would pull at an image."""
     lowest = int(np.argmin(scores))

@@ -1,24 +1,65 @@
 """Compare: the methods of one run side by side, and the images on which they disagree."""
 
+import json
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from app import figures
+from app.commands import submit
 from app.parts import chosen_review, keep_selection
-from app.readers import Review, picture_url
+from app.readers import Review, picture_url, workspace
+from engine.config import RunConfig
+from engine.errors import InputError
+from engine.runs.store import get_run, store
 
 TITLES = {
     "auc": "detection AUC", "ap": "average precision", "p100": "precision at 100", "p1000": "precision at 1,000",
     "suggestion_accuracy": "suggestion accuracy", "relabel_accuracy": "relabel accuracy", "score_seconds": "seconds",
 }  # fmt: skip
 DISAGREEMENTS = 24
+# In AUC; less than this is within what canaries can tell.
+CLEARLY_BETTER = 0.005
 
 
 @st.cache_data(max_entries=2)
 def all_scores(run: str, written: int, methods: tuple[str, ...], path: str) -> pd.DataFrame:
     """The influence of every method."""
     return pd.read_parquet(path, columns=list(methods))
+
+
+def show_canaries(review: Review, found: dict[str, Any]) -> None:
+    """Quality as estimated without true labels, and another ranking where it is clearly better."""
+    st.subheader("Estimated without true labels")
+    methods = found["methods"]
+    left, right = st.columns([2, 3])
+    estimates = [{"method": name, "estimated AUC": one["auc"], "estimated AP": one["ap"]} for name, one in methods.items()]
+    format_ = {name: st.column_config.NumberColumn(format="%.4f") for name in ("estimated AUC", "estimated AP")}
+    left.dataframe(estimates, height="content", hide_index=True, column_config=format_)
+    right.plotly_chart(figures.precision_recall(methods), alt="Estimated precision and recall", key="precision_recall")
+    st.caption(
+        f"From canaries: each of the {found['images']:,} validation images, scored by a network that never trained on it, counts under every label "
+        "that it might have been given, weighted by how labels seem to be confused here."
+    )
+    ranked, best = review.result["ranked_by"], max(methods, key=lambda name: methods[name]["auc"])
+    if ranked in methods and methods[best]["auc"] - methods[ranked]["auc"] > CLEARLY_BETTER:
+        st.info(f"On this data `{best}` seems to rank clearly better than `{ranked}`.")
+        if st.button(f"Rank by {best} instead", icon=":material/swap_vert:"):
+            rank_by(review, best)
+
+
+def rank_by(review: Review, best: str) -> None:
+    """The same run ranked by another method; nothing is trained again."""
+    with store(workspace()) as connection:
+        config = RunConfig.from_json(get_run(connection, review.run).config)
+    methods = (best, *(name for name in config.methods if name != best))
+    try:
+        st.switch_page("views/run.py", query_params={"run": submit(replace(config, methods=methods))})
+    except InputError as error:
+        st.error(str(error))
 
 
 def disagreements(review: Review, scores: pd.DataFrame) -> None:
@@ -73,7 +114,9 @@ if review.truth is not None:
         + f" The whole run needed {review.result['peak_memory_mb']:,.0f} MB at its peak."
     )
 else:
-    st.caption("Without true labels only speed can be measured here.")
+    st.caption("Without true labels only speed can be measured here; a run with figures estimates the quality too.")
+if review.folder.canaries.exists() and (estimated := json.loads(review.folder.canaries.read_text()))["methods"]:
+    show_canaries(review, estimated)
 if len(measured) < 2:
     st.info("Choose more than one method on the Run page to compare their rankings.")
     st.stop()

@@ -81,7 +81,7 @@ def judged_by_truth(images: LabeledImages) -> Judged | None:
     return Judged(SelectedImages(images.images, rows), images.labels[rows], wrong) if wrong.any() and not wrong.all() else None
 
 
-def canaries(validation: LabeledImages, transition: np.ndarray, seed: int) -> tuple[LabeledImages, Judged]:
+def judged_canaries(validation: LabeledImages, transition: np.ndarray, seed: int) -> tuple[LabeledImages, Judged]:
     """What is left of the validation split, and a share of it with labels flipped as training labels seem to be.
 
     The canaries must be scored by networks that trained on the rest alone.

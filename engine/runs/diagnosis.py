@@ -1,21 +1,30 @@
-"""The stage that measures the figures of the Diagnostics page, checkpoint by checkpoint."""
+"""The stages that measure rather than score: the figures of the Diagnostics page, and quality without true labels."""
 
 import copy
 import hashlib
+import json
 import time
+from dataclasses import asdict
 
+import numpy as np
 import pandas as pd
 
 from engine.config import digest
 from engine.data.dataset import LabeledImages, SelectedImages
 from engine.diagnostics import figures
 from engine.files import replacing
+from engine.influence import canaries
+from engine.influence.base import Candidates, Evaluation, ScoringContext
+from engine.influence.methods import METHODS
 from engine.influence.noise_posterior import NoisePosterior
 from engine.influence.trajectory import TrajectoryContext
 from engine.progress import Progress
-from engine.runs.minimum import validation_minimum
+from engine.runs.minimum import evaluate_minimum, validation_minimum
 from engine.runs.stage import Stage
 from engine.runs.workspace import RunFolder
+
+# Methods whose score under another label can be told from one pass over the canaries.
+ESTIMATED = ("fvm", "fvm_normalized", "val_loss", "val_loss_posterior", "margin")
 
 
 def write_figures(
@@ -25,7 +34,7 @@ def write_figures(
     config = stage.config
     judged = figures.judged_by_truth(training)
     if judged is None:
-        validation, judged = figures.canaries(validation, beliefs.transition, config.seed)
+        validation, judged = figures.judged_canaries(validation, beliefs.transition, config.seed)
         if not judged.wrong.any():
             stage.note("The figures were left out: hardly any label seems to be wrong, so there is nothing to measure.")
             return
@@ -65,3 +74,46 @@ def write_figures(
         tables.append(pd.read_parquet(artifact))
     with replacing(folder.diagnostics) as temporary:
         pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
+
+
+def write_canaries(
+    stage: Stage, folder: RunFolder, beliefs: NoisePosterior, training: LabeledImages, validation: LabeledImages
+) -> None:
+    """Write canaries.json: each method's detection quality, estimated on the validation split (see `engine.influence.canaries`)."""
+    config = stage.config
+    names = [name for name in config.methods if name in ESTIMATED]
+    if config.optimizer == "erm" or not config.candidates or not names:
+        return
+    seen = ScoringContext(validation.labels, len(training.class_names), cross_fitted(stage, training, validation))
+    found = {}
+    for name in names:
+        if name == "val_loss_posterior":
+            energies = Candidates(seen.evaluation.classes, seen.evaluation.losses)
+            scores = canaries.posterior_scores(energies, beliefs.transition, beliefs.temperature)
+        else:
+            candidates = METHODS[name].score(seen).candidates
+            assert candidates is not None
+            scores = candidates
+        estimated = canaries.estimate(scores, validation.labels, beliefs.transition)
+        if estimated is not None:
+            found[name] = asdict(estimated)
+    with replacing(folder.canaries) as temporary:
+        temporary.write_text(json.dumps({"images": len(validation), "methods": found}))
+
+
+def cross_fitted(stage: Stage, training: LabeledImages, validation: LabeledImages) -> Evaluation:
+    """The validation split's evaluation, each part at the flat minimum of the others; read where it exists."""
+    config = stage.config
+    fold = canaries.folds(validation.labels, config.seed)
+    parts, order = [], []
+    for number in range(canaries.FOLDS):
+        rest, held = validation.subset(fold != number), validation.subset(fold == number)
+        trained = validation_minimum(stage, config.optimizer, training, rest)
+        parts.append(evaluate_minimum(stage, f"canaries ({number + 1})", trained, held, rest))
+        order.append(np.flatnonzero(fold == number))
+    back = np.argsort(np.concatenate(order))
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])[back]
+        for name in ("classes", "losses", "influence", "leverage", "features")
+    }
+    return Evaluation(**columns, seconds=sum(part.seconds for part in parts))

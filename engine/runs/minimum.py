@@ -1,12 +1,21 @@
-"""The stages that train: on the given labels, then to a minimum of the validation risk."""
+"""The stages that train, on the given labels, then to a minimum of the validation risk, and the evaluation of images there."""
 
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch_file
+from safetensors.torch import save_file as save_torch_file
 
 from engine.config import digest
+from engine.curvature.base import Curvature
+from engine.curvature.fit import fit_curvature, restore_curvature
 from engine.data.dataset import LabeledImages
-from engine.runs.stage import Stage, with_smaller_batches
+from engine.files import replacing
+from engine.influence.base import Evaluation
+from engine.influence.evaluation import evaluate
+from engine.progress import Progress
+from engine.runs.stage import Stage, image_report, with_smaller_batches
 from engine.training.batches import read_batches
 from engine.training.budgets import plans
 from engine.training.models import Classifier, build_model, whiten
@@ -76,3 +85,46 @@ def _train_stage(
         return key, tuple(snapshots(smaller, len(images), checkpoint))
 
     return with_smaller_batches(attempt, stage.note)
+
+
+def evaluate_minimum(
+    stage: Stage, title: str, trained: Trained, training: LabeledImages, validation: LabeledImages
+) -> Evaluation:
+    """The training set's evaluation at a minimum: its curvature, then the scores; read where they exist."""
+    config, model = stage.config, trained.model
+    upstream = [trained.key, config.curvature, config.parameters, config.damping, validation.key()]
+    factored = stage.workspace.artifact("curvature", digest(upstream))
+    if not factored.exists():
+        stage.report(Progress("curvature", 0, 1, "fit", None, 0.0, 0.0))
+
+        def fit(divisor: int) -> Curvature:
+            return fit_curvature(
+                model, config.curvature, config.parameters, validation.images, config.damping, stage.device, config.seed, divisor
+            )
+
+        state = with_smaller_batches(fit, stage.note).state()
+        with replacing(factored) as temporary:
+            save_torch_file({name: value.cpu().contiguous() for name, value in state.items()}, temporary)
+    artifact = stage.workspace.artifact("evaluation", digest(upstream, training.key(), config.candidates, config.mirror))
+    if not artifact.exists():
+        curvature = restore_curvature(config.curvature, load_torch_file(factored, device=str(stage.device)))
+
+        def score(divisor: int) -> Evaluation:
+            return evaluate(
+                model,
+                curvature,
+                training.images,
+                training.labels,
+                parameters=config.parameters,
+                all_candidates=config.candidates,
+                mirrored=config.mirror,
+                device=stage.device,
+                report=image_report(title, stage.report),
+                divisor=divisor,
+            )
+
+        evaluation = with_smaller_batches(score, stage.note)
+        with replacing(artifact) as temporary:
+            save_file({key: np.asarray(value) for key, value in vars(evaluation).items() if value is not None}, temporary)
+    tensors = load_file(artifact)
+    return Evaluation(**{"leverage": None, **tensors, "seconds": float(tensors["seconds"])})  # type: ignore[arg-type]

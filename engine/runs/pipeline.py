@@ -10,12 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.numpy import load_file, save_file
-from safetensors.torch import load_file as load_torch_file
-from safetensors.torch import save_file as save_torch_file
 
 from engine.config import RunConfig, digest
-from engine.curvature.base import Curvature
-from engine.curvature.fit import fit_curvature, restore_curvature
 from engine.curvature.linearization import HEAD_BATCH, predict
 from engine.data.dataset import LabeledImages
 from engine.data.load import load_splits, open_sources
@@ -24,14 +20,13 @@ from engine.diagnostics.metrics import quality
 from engine.errors import InputError
 from engine.files import replacing
 from engine.influence.base import Candidates, Evaluation, Method, Scores, ScoringContext
-from engine.influence.evaluation import evaluate
 from engine.influence.methods import loss_posterior, select_methods
 from engine.influence.noise_posterior import NoisePosterior
 from engine.influence.trajectory import TrajectoryContext
 from engine.progress import Progress, Report
-from engine.runs.diagnosis import write_figures
-from engine.runs.minimum import Trained, validation_minimum
-from engine.runs.stage import Note, Stage, image_report, with_smaller_batches
+from engine.runs.diagnosis import write_canaries, write_figures
+from engine.runs.minimum import Trained, evaluate_minimum, validation_minimum
+from engine.runs.stage import Note, Stage, image_report
 from engine.runs.store import RunRow, describe_dataset, store
 from engine.runs.submission import identify
 from engine.runs.workspace import RunFolder, Workspace
@@ -110,6 +105,7 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
         temporary.write_text(json.dumps(result, indent=1))
     write_map(stage, folder, main, context.evaluation, beliefs, training, validation)
     if config.figures:
+        write_canaries(stage, folder, beliefs, training, validation)
         write_figures(stage, folder, beliefs, training, validation)
     return result
 
@@ -164,49 +160,6 @@ def classical_scores(
     kept = load_file(artifact)
     candidates = Candidates(kept["classes"], kept["scores"]) if "classes" in kept and config.candidates else None
     return Scores(kept["influence"], candidates), float(kept["seconds"])
-
-
-def evaluate_minimum(
-    stage: Stage, title: str, trained: Trained, training: LabeledImages, validation: LabeledImages
-) -> Evaluation:
-    """The training set's evaluation at a minimum: its curvature, then the scores; read where they exist."""
-    config, model = stage.config, trained.model
-    upstream = [trained.key, config.curvature, config.parameters, config.damping, validation.key()]
-    factored = stage.workspace.artifact("curvature", digest(upstream))
-    if not factored.exists():
-        stage.report(Progress("curvature", 0, 1, "fit", None, 0.0, 0.0))
-
-        def fit(divisor: int) -> Curvature:
-            return fit_curvature(
-                model, config.curvature, config.parameters, validation.images, config.damping, stage.device, config.seed, divisor
-            )
-
-        state = with_smaller_batches(fit, stage.note).state()
-        with replacing(factored) as temporary:
-            save_torch_file({name: value.cpu().contiguous() for name, value in state.items()}, temporary)
-    artifact = stage.workspace.artifact("evaluation", digest(upstream, training.key(), config.candidates, config.mirror))
-    if not artifact.exists():
-        curvature = restore_curvature(config.curvature, load_torch_file(factored, device=str(stage.device)))
-
-        def score(divisor: int) -> Evaluation:
-            return evaluate(
-                model,
-                curvature,
-                training.images,
-                training.labels,
-                parameters=config.parameters,
-                all_candidates=config.candidates,
-                mirrored=config.mirror,
-                device=stage.device,
-                report=image_report(title, stage.report),
-                divisor=divisor,
-            )
-
-        evaluation = with_smaller_batches(score, stage.note)
-        with replacing(artifact) as temporary:
-            save_file({key: np.asarray(value) for key, value in vars(evaluation).items() if value is not None}, temporary)
-    tensors = load_file(artifact)
-    return Evaluation(**{"leverage": None, **tensors, "seconds": float(tensors["seconds"])})  # type: ignore[arg-type]
 
 
 def write_scores(folder: RunFolder, training: LabeledImages, scores: dict[str, Scores], beliefs: NoisePosterior) -> None:

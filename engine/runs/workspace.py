@@ -107,6 +107,11 @@ class RunFolder:
         return self.root / "diagnostics.parquet"
 
     @property
+    def canaries(self) -> Path:
+        """Quality estimated without true labels."""
+        return self.root / "canaries.json"
+
+    @property
     def skipped(self) -> Path:
         return self.root / "skipped.csv"
 

@@ -106,6 +106,9 @@ def write_figures(workspace: Workspace, run: str) -> None:
                 for x in range(-2, 3) for y in range(-2, 3)
             ]  # fmt: skip
     pd.DataFrame(rows).to_parquet(workspace.run(run).diagnostics, index=False)
+    curve = {"recall": [0.0, 1.0], "precision": [1.0, 0.2]}
+    found = {"fvm": {"auc": 0.95, "ap": 0.8, **curve}, "val_loss": {"auc": 0.97, "ap": 0.9, **curve}}
+    workspace.run(run).canaries.write_text(json.dumps({"images": 100, "methods": found}))
 
 
 def _finish(workspace: Workspace, run: str, training: LabeledImages, beliefs: NoisePosterior) -> None:

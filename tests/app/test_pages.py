@@ -72,6 +72,10 @@ def test_compare_names_the_best_method_and_its_disagreements(review: Review) -> 
     at = opened("compare")
     table = at.dataframe[0].value
     assert table["method"].tolist() == ["fvm", "val_loss"]
+    write_figures(workspace(), review.run)
+    at = opened("compare")
+    assert any("`val_loss` seems to rank clearly better than `fvm`" in info.value for info in at.info)
+    assert any(button.label == "Rank by val_loss instead" for button in at.button)
     at.selectbox[2].set_value("fvm").run()
     assert any("two different methods" in info.value for info in at.info)
 

@@ -7,7 +7,7 @@ import torch
 
 from engine.data.dataset import LabeledImages
 from engine.diagnostics import figures
-from engine.diagnostics.figures import canaries, checkpoint_rows, evenly, judged_by_truth, landscape_rows
+from engine.diagnostics.figures import checkpoint_rows, evenly, judged_by_truth, judged_canaries, landscape_rows
 from engine.influence import lissa
 from engine.influence.trajectory import TrajectoryContext
 from engine.training.models import small_network
@@ -31,7 +31,7 @@ def dataset(count: int, wrong: int = 0, known: bool = True) -> LabeledImages:
 def test_canaries_are_held_out_and_flipped_as_told() -> None:
     validation = dataset(900)
     transition = np.array([[0.7, 0.3, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    rest, judged = canaries(validation, transition, seed=0)
+    rest, judged = judged_canaries(validation, transition, seed=0)
     assert len(rest) + len(judged.labels) == 900
     assert len(judged.labels) == 300
     assert np.bincount(rest.labels).tolist() == [200, 200, 200]
