@@ -1,6 +1,7 @@
 """The app's plots; each takes plain data and returns a plotly figure."""
 
 import html
+import itertools
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ COLOURS = (
     "#e0a100", "#2f9e8f", "#a23b72", "#3a7d44", "#d1495b", "#30638e", "#9c6644", "#8338ec", "#588157", "#e07a5f",
 )  # fmt: skip
 VERDICT_COLOURS = {"open": "#9aa3ad", "accept": "#0f8a7e", "reject": "#5b6ee1", "relabel": "#d9622b", "skip": "#b8860b"}
-# Grey until an image belongs to the most suspicious fifth.
-SUSPICION = [[0.0, "#8b949e"], [0.8, "#a8a29a"], [0.93, "#e0a100"], [1.0, "#d1343a"]]
+# From this share of the images on, in percent of the ranking: a name, and a colour.
+BANDS = (
+    (0.0, "top 1 %", "#d1343a"), (1.0, "top 5 %", "#e8743b"), (5.0, "top 10 %", "#e0a100"), (10.0, "top 20 %", "#c9bb8f"),
+    (20.0, "others", "#8b949e"),
+)  # fmt: skip
 MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 
 
@@ -85,16 +89,19 @@ def feature_map(review: Review, coordinates: np.ndarray, colour: str) -> go.Figu
             y=coordinates[chosen, 1],
             mode="markers",
             name=name,
-            customdata=chosen,
+            customdata=chosen.astype(np.int32),
             hoverinfo="none",
             marker={"size": 5 if len(rows) < 20_000 else 3, "opacity": 0.75, **marker},
         )
 
     if colour == "suspicion":
-        rows = rows[np.argsort(-review.rank[rows])]  # the most suspicious are drawn last, on top
-        percentile = review.percentile()[rows]
-        bar = {"title": "percentile", "thickness": 12}
-        points(rows, "suspicion", color=percentile, colorscale=SUSPICION, showscale=True, colorbar=bar)
+        # Bands rather than a colour for each point, which the browser would need half a second for; the top ones lie above.
+        share = 100.0 * review.rank[rows] / len(review)
+        for (above, name, shade), (up_to, _, _) in itertools.pairwise([*BANDS, (100.0, "", "")]):
+            some = rows[(share > above) & (share <= up_to)]
+            if len(some):
+                points(some, name, color=shade)
+        figure.data = figure.data[::-1]
     else:
         values, names = {
             "given": (review.given, review.classes),
@@ -107,5 +114,6 @@ def feature_map(review: Review, coordinates: np.ndarray, colour: str) -> go.Figu
     axis = {"visible": False, "showgrid": False, "zeroline": False}
     return figure.update_layout(
         height=620, margin=MARGIN, xaxis=axis, yaxis={**axis, "scaleanchor": "x"}, dragmode="lasso",
-        legend={"itemsizing": "constant", "title": {"text": colour}}, uirevision="map",
+        legend={"itemsizing": "constant", "title": {"text": colour}, "traceorder": "reversed" if colour == "suspicion" else "normal"},
+        uirevision="map",
     )  # fmt: skip
