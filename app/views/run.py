@@ -107,8 +107,9 @@ def show_progress(row: RunRow) -> None:
         st.info("Starting…")
         return
     step = json.loads(row.progress)
-    at = next((i for i, stage in enumerate(STAGES) if step["stage"].startswith(stage)), 0)
-    st.progress(step["done"] / max(step["total"], 1), text=f"Stage {at + 1} of {len(STAGES)}: {step['stage']}")
+    stages = STAGES if RunConfig.from_json(row.config).figures else STAGES[:-1]
+    at = next((i for i, stage in enumerate(stages) if step["stage"].startswith(stage)), len(stages) - 1)
+    st.progress(step["done"] / max(step["total"], 1), text=f"Stage {at + 1} of {len(stages)}: {step['stage']}")
     facts = [
         (f"{step['unit']}s", f"{step['done']:,} / {step['total']:,}"),
         ("loss", "–" if step["loss"] is None else f"{step['loss']:.3f}"),
