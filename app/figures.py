@@ -1,5 +1,6 @@
 """The plots of the Diagnostics and Compare pages; each takes plain tables and returns a plotly figure."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -65,14 +66,16 @@ def along_flat_training(checkpoints: pd.DataFrame) -> go.Figure:
             figure.add_scatter(
                 x=rows["epoch"], y=rows[f"auc {method}"], mode="lines+markers", name=METHOD_NAMES[method], line={"color": METHOD_COLOURS[method]}
             )  # fmt: skip
-    figure.add_scatter(
-        x=rows["epoch"], y=rows["gradient"], mode="lines", name="validation gradient (right)", secondary_y=True,
-        line={"color": "#8b949e", "dash": "dot"},
-    )  # fmt: skip
+    _add_gradient(figure, rows["epoch"], rows["gradient"], "validation gradient (right)")
     figure.update_xaxes(title="epoch of flat training on the validation split")
+    return figure.update_layout(height=420, margin={**MARGIN, "t": 60}, legend=CAPTION)
+
+
+def _add_gradient(figure: go.Figure, epochs: Iterable[float], lengths: Iterable[float], name: str) -> None:
+    """The length of the gradient on a second axis, beside AUCs on the first."""
+    figure.add_scatter(x=epochs, y=lengths, mode="lines", name=name, secondary_y=True, line={"color": "#8b949e", "dash": "dot"})
     figure.update_yaxes(title="detection AUC", secondary_y=False)
     figure.update_yaxes(title="gradient length", rangemode="tozero", showgrid=False, secondary_y=True)
-    return figure.update_layout(height=420, margin={**MARGIN, "t": 60}, legend=CAPTION)
 
 
 def distributions(table: pd.DataFrame, name: str) -> go.Figure:
@@ -215,11 +218,6 @@ def fading(checkpoints: list[dict[str, float]]) -> go.Figure:
         figure.add_scatter(
             x=epochs, y=[one[key] for one in checkpoints], mode="lines+markers", name=title, line={"color": colour}
         )
-    figure.add_scatter(
-        x=epochs, y=[one["gradient"] for one in checkpoints], mode="lines", name="mean validation gradient (right)", secondary_y=True,
-        line={"color": "#8b949e", "dash": "dot"},
-    )  # fmt: skip
+    _add_gradient(figure, epochs, [one["gradient"] for one in checkpoints], "mean validation gradient (right)")
     figure.update_xaxes(title="epoch on the clean images")
-    figure.update_yaxes(title="detection AUC", secondary_y=False)
-    figure.update_yaxes(title="gradient length", rangemode="tozero", showgrid=False, secondary_y=True)
     return figure.update_layout(height=360, margin={**MARGIN, "t": 40}, legend=CAPTION)

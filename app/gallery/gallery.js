@@ -297,7 +297,7 @@ function decide(g, verdict, label) {
 
 function add(g, entry) {
   g.queue.push({ tab: g.tab, n: g.n++, ...entry });
-  g.stepping = entry.kind !== "decide";
+  if (entry.kind !== "decide") g.stepping = true;
   sessionStorage.setItem(g.store, JSON.stringify(g.queue));
   if (!g.sending) { clearTimeout(g.timer); g.timer = setTimeout(() => send(g), SEND_AFTER); }
 }

@@ -5,11 +5,11 @@
 A process of its own, some seconds long; what it found is a file, kept for the next time.
 """
 
-import copy
 import json
 import subprocess
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def compute(workspace: Workspace, optimizer: str, strength: float) -> Lesson:
 
     wrong = training.labels != training.true_labels
     context = TrajectoryContext(
-        copy.deepcopy(model),
+        model,
         (),
         training.images,
         training.labels,
@@ -116,7 +116,7 @@ def compute(workspace: Workspace, optimizer: str, strength: float) -> Lesson:
     )
     checkpoints, seen = [], None
     for epoch, snapshot in enumerate(way):
-        here = TrajectoryContext(**{**vars(context), "snapshots": (snapshot,)})
+        here = replace(context, snapshots=(snapshot,))
         at = here.trained()
         curvature = fit_curvature(at, "kfac", "head", validation.images, 1.0, device, SEED)
         evaluation = evaluate(
