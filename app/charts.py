@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from app.readers import STATES, Review
 
@@ -75,6 +76,33 @@ def confusion(classes: list[str], rows: np.ndarray, columns: np.ndarray, row_tit
     figure.update_layout(hovermode="closest", hoverdistance=-1)
     figure.update_xaxes(title=column_title, side="top", showgrid=False, range=[-0.5, count - 0.5], **class_axis(classes))
     figure.update_yaxes(title=row_title, showgrid=False, range=[count - 0.5, -0.5], **class_axis(classes))
+    return figure.update_layout(height=max(360, min(900, 26 * count + 150)), margin=MARGIN)
+
+
+def transition(classes: list[str], true: np.ndarray, given: np.ndarray, probability: np.ndarray) -> go.Figure:
+    """How often a true label turns into each other label, in percent; the diagonal is left blank so that the rest shows."""
+    count = len(classes)
+    table = np.full((count, count), 0.0)
+    table[true, given] = 100 * probability
+    right = table.diagonal().copy()
+    table[np.diag_indices(count)] = np.nan
+    names = [[f"{short(t)} → {short(y)}" for y in classes] for t in classes]
+    heat = go.Heatmap(
+        z=table, text=np.where(np.nan_to_num(table) >= 0.5, np.nan_to_num(table).round().astype(int).astype(str), ""),
+        texttemplate="%{text}" if count <= MANY_CLASSES else None, colorscale=[[0, "rgba(15,138,126,0.03)"], [1, "#0f8a7e"]],
+        showscale=False, customdata=names, hovertemplate="%{customdata}: %{z:.1f} %<extra></extra>",
+    )  # fmt: skip
+    kept = go.Bar(
+        x=right, y=list(range(count)), orientation="h", marker_color="#0f8a7e", showlegend=False, customdata=[short(c) for c in classes],
+        hovertemplate="%{customdata}: %{x:.1f} % are labelled right<extra></extra>",
+    )  # fmt: skip
+    figure = make_subplots(rows=1, cols=2, column_widths=[0.75, 0.25], shared_yaxes=True, horizontal_spacing=0.02)
+    figure.add_trace(heat, row=1, col=1)
+    figure.add_trace(kept, row=1, col=2)
+    figure.update_xaxes(title="given label", side="top", showgrid=False, row=1, col=1, **class_axis(classes))
+    figure.update_xaxes(title="labelled right, %", side="top", range=[0, 100], row=1, col=2)
+    figure.update_yaxes(showgrid=False, range=[count - 0.5, -0.5], **class_axis(classes))
+    figure.update_yaxes(title="true label", row=1, col=1)
     return figure.update_layout(height=max(360, min(900, 26 * count + 150)), margin=MARGIN)
 
 

@@ -153,6 +153,22 @@ def precision_recall(methods: dict[str, dict[str, Any]]) -> go.Figure:
     return figure.update_layout(height=300, margin={**MARGIN, "t": 40}, legend=CAPTION)
 
 
+def reliability(suggestions: dict[str, list[float]]) -> go.Figure:
+    """How often suggestions are right, against their confidence; a marker's area is its share of the images."""
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", line={"color": "#8b949e", "dash": "dot"}, hoverinfo="skip", showlegend=False
+    )
+    figure.add_scatter(
+        x=suggestions["confidence"], y=suggestions["accuracy"], mode="lines+markers", line={"color": "#0f8a7e"}, showlegend=False,
+        marker={"size": suggestions["share"], "sizemode": "area", "sizeref": 1 / 30**2, "sizemin": 4}, customdata=suggestions["share"],
+        hovertemplate="sure to %{x:.0%}: %{y:.0%} are right; %{customdata:.1%} of the images<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(title="confidence of a suggestion", range=[0, 1.02])
+    figure.update_yaxes(title="share of right ones", range=[0, 1.02])
+    return figure.update_layout(height=300, margin=MARGIN)
+
+
 def pulls(classes: list[str], scores: list[float], given: int) -> go.Figure:
     """How hard each label would pull at an image."""
     lowest = int(np.argmin(scores))

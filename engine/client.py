@@ -112,12 +112,17 @@ def _print_result(result: dict[str, Any]) -> None:
         f"run {result['run']}: {result['n']:,} images, {result['classes']} classes, {result['device']}", highlight=False
     )
     measured = any(
-        value is not None for summary in result["methods"].values() for key, value in summary.items() if key != "score_seconds"
+        value is not None
+        for summary in result["methods"].values()
+        for key, value in summary.items()
+        if key not in ("score_seconds", "memory_mb")
     )
     console.print(_quality(result) if measured else _suspects(result))
     share = result["expected_wrong"] / result["n"]
+    low, high = result["expected_wrong_interval"]
     console.print(
-        f"expected wrong labels: about {result['expected_wrong']:,.0f} of {result['n']:,} ({share:.1%})", highlight=False
+        f"expected wrong labels: about {result['expected_wrong']:,.0f} ({low:,.0f} to {high:,.0f}) of {result['n']:,} ({share:.1%})",
+        highlight=False,
     )
     if result["skipped"]:
         console.print(f"left out: {result['skipped']:,} rows, see skipped.csv beside the scores", highlight=False)

@@ -94,6 +94,11 @@ class RunConfig:
         """Whether the network is first trained on the given labels."""
         return self.weights is None if self.pretrain is None else self.pretrain
 
+    @property
+    def refines(self) -> bool:
+        """Whether it is trained once more, on what is believed of them; the fast budget is too short for that."""
+        return self.pretrains and self.budget != "fast"
+
     def data(self) -> dict[str, object]:
         """The fields that say which images are read, and how."""
         return {name: getattr(self, name) for name in DATA_FIELDS}

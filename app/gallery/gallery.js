@@ -231,7 +231,7 @@ function drawBar(g, summary) {
   const minutes = g.times.length > 4 ? Math.max((now - g.times[0]) / 60000, 0.05) : 0;
   const parts = [
     item(whole(summary.decided), `of ${whole(summary.images)} decided`), item(whole(summary.changed), "labels changed"),
-    item("≈ " + whole(summary.expected_open), "wrong labels left"),
+    item("≈ " + whole(summary.expected_open), `(${summary.interval_open.map(whole).join("–")}) wrong labels left`),
     item("≈ " + whole(summary.expected_next), `of them among the next ${summary.next} suspects`),
   ];
   if (minutes) parts.push(item(whole(g.times.length / minutes), "decisions a minute"));

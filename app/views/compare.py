@@ -19,6 +19,7 @@ from engine.runs.store import get_run, store
 TITLES = {
     "auc": "detection AUC", "ap": "average precision", "p100": "precision at 100", "p1000": "precision at 1,000",
     "suggestion_accuracy": "suggestion accuracy", "relabel_accuracy": "relabel accuracy", "score_seconds": "seconds",
+    "memory_mb": "memory, MB",
 }  # fmt: skip
 DISAGREEMENTS = 24
 # In AUC; less than this is within what canaries can tell.
@@ -43,6 +44,12 @@ def show_canaries(review: Review, found: dict[str, Any]) -> None:
     st.caption(
         f"From canaries: each of the {found['images']:,} validation images, scored by a network that never trained on it, counts under every label "
         "that it might have been given, weighted by how labels seem to be confused here."
+    )
+    left, right = st.columns([2, 3])
+    left.plotly_chart(figures.reliability(found["suggestions"]), alt="Confidence and accuracy of suggestions", key="reliability")
+    right.markdown(
+        "**Can the confidence be believed?** On the dotted line, suggestions are right as often as they say. The expected calibration error "
+        f"on canaries is {found['suggestions']['error']:.3f}."
     )
     ranked, best = review.result["ranked_by"], max(methods, key=lambda name: methods[name]["auc"])
     if ranked in methods and methods[best]["auc"] - methods[ranked]["auc"] > CLEARLY_BETTER:
@@ -94,12 +101,12 @@ table = pd.DataFrame(
 )
 table = table.dropna(axis=1, how="all")
 st.subheader("Methods of this run")
-shares = {title: st.column_config.NumberColumn(format="%.4f") for title in TITLES.values() if title != TITLES["score_seconds"]}
+formats = dict.fromkeys(TITLES, "%.4f") | {"score_seconds": "%.1f", "memory_mb": "%.0f"}
 st.dataframe(
     table,
     height="content",
     hide_index=True,
-    column_config={**shares, TITLES["score_seconds"]: st.column_config.NumberColumn(format="%.1f")},
+    column_config={title: st.column_config.NumberColumn(format=formats[key]) for key, title in TITLES.items()},
 )
 ranked_by = review.result["ranked_by"]
 if review.truth is not None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from app import figures
+from app import charts, figures
 from app.commands import submit
 from app.parts import chosen_review
 from app.readers import Review, workspace
@@ -103,6 +103,17 @@ def show(table: pd.DataFrame) -> None:
 left, _ = st.columns([3, 4])
 with left:
     review = chosen_review()
+noise = pd.read_parquet(review.folder.transition)
+st.subheader("Which classes turn into which")
+true, given = (noise[column].cat.set_categories(review.classes).cat.codes.to_numpy() for column in ("true_label", "given_label"))
+picture = charts.transition(review.classes, true, given, noise["probability"].to_numpy())
+st.plotly_chart(picture, alt="Estimated label noise", key="transition")
+low, high = review.result["expected_wrong_interval"]
+st.caption(
+    "How often an image of one class was given each other label, in percent: estimated from the given labels and the network's predictions, "
+    f"without true labels. In all, about {review.result['expected_wrong']:,.0f} ({low:,.0f}–{high:,.0f}) labels seem to be wrong. The "
+    "lower end holds where errors strike at random within a class, the upper one where they strike the pictures that the network doubts too."
+)
 path = review.folder.diagnostics
 if path.exists():
     if review.truth is None:

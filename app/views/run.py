@@ -18,7 +18,19 @@ from engine.runs.inspection import inspections
 from engine.runs.store import FINISHED, RunRow
 from engine.runs.supervisor import ensure_supervisor
 
-STAGES = ("decode", "pretrain", "minimum", "curvature", "score", "map", "figures")
+STAGES = (
+    "decode",
+    "pretrain",
+    "minimum",
+    "first look",
+    "refine",
+    "final minimum",
+    "curvature",
+    "score",
+    "map",
+    "canaries",
+    "figures",
+)
 MODELS = ("small", "resnet18", "resnet34", "resnet50", "convnext_tiny", "vit_b_16")
 ICONS = {"done": "✓", "failed": "✗", "canceled": "–", "running": "●", "queued": "…"}
 LOG_LINES = 40
@@ -107,7 +119,9 @@ def show_progress(row: RunRow) -> None:
         st.info("Starting…")
         return
     step = json.loads(row.progress)
-    stages = STAGES if RunConfig.from_json(row.config).figures else STAGES[:-1]
+    config = RunConfig.from_json(row.config)
+    left_out = (() if config.refines else STAGES[3:6]) + (() if config.figures else STAGES[-2:])
+    stages = [stage for stage in STAGES if stage not in left_out]
     at = next((i for i, stage in enumerate(stages) if step["stage"].startswith(stage)), len(stages) - 1)
     st.progress(step["done"] / max(step["total"], 1), text=f"Stage {at + 1} of {len(stages)}: {step['stage']}")
     facts = [
@@ -182,10 +196,11 @@ def confirm_delete(row: RunRow) -> None:
 def show_result(result: dict[str, Any]) -> None:
     """What a run found."""
     share = result["expected_wrong"] / result["n"]
+    interval = "–".join(f"{end:,.0f}" for end in result["expected_wrong_interval"])
     for column, (name, value) in zip(
         st.columns(4),
         [
-            ("images", f"{result['n']:,}"), (f"expected wrong ({share:.1%})", f"≈ {result['expected_wrong']:,.0f}"),
+            ("images", f"{result['n']:,}"), (f"expected wrong ({share:.1%})", f"≈ {result['expected_wrong']:,.0f} ({interval})"),
             ("left out", f"{result['skipped']:,}"), ("computed in", duration(result["seconds"])),
         ],
         strict=True,

@@ -90,8 +90,8 @@ class LabeledImages:
 class SelectedImages:
     """Rows of an image array by number, read only when asked for: a subset of a memory map without a copy."""
 
-    def __init__(self, images: "np.ndarray | SelectedImages", rows: np.ndarray):
-        self.images: np.ndarray = images.images if isinstance(images, SelectedImages) else images
+    def __init__(self, images: "np.ndarray | SelectedImages | JoinedImages", rows: np.ndarray):
+        self.images: np.ndarray | JoinedImages = images.images if isinstance(images, SelectedImages) else images
         self.rows: np.ndarray = images.rows[rows] if isinstance(images, SelectedImages) else rows
 
     @property
@@ -103,6 +103,27 @@ class SelectedImages:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         return self.images[self.rows[rows]]
+
+
+class JoinedImages:
+    """Two image arrays of equal size, one after the other, without a copy."""
+
+    def __init__(self, first: "np.ndarray | SelectedImages", second: "np.ndarray | SelectedImages"):
+        self.first, self.second = first, second
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.first.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        pixels = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
+        early = rows < len(self.first)
+        pixels[early] = self.first[rows[early]]
+        pixels[~early] = self.second[rows[~early] - len(self.first)]
+        return pixels
 
 
 def fingerprint(source: Source, image_size: int, limit: int | None) -> str:

@@ -34,6 +34,7 @@ from engine.diagnostics.sharpness import (
 from engine.influence.base import ScoringContext
 from engine.influence.evaluation import evaluate
 from engine.influence.methods import METHODS
+from engine.influence.noise_posterior import RELIANCE
 from engine.influence.trajectory import TrajectoryContext
 from engine.training.batches import Images, read_batches
 from engine.training.models import Classifier
@@ -153,7 +154,7 @@ def _influence(context: TrajectoryContext, judged: Judged, curvature: str) -> tu
         model, fitted, judged.images, judged.labels, parameters=context.parameters, all_candidates=True, mirrored=context.mirrored,
         device=context.device,
     )  # fmt: skip
-    seen = ScoringContext(judged.labels, model.head.out_features, evaluation)
+    seen = ScoringContext(judged.labels, model.head.out_features, evaluation, RELIANCE)
     scores = {name: METHODS[method].score(seen).influence for name, method in (("influence", "fvm"), ("val_loss", "val_loss"))}
     values = {f"auc {name}": float(roc_auc_score(judged.wrong, score)) for name, score in scores.items()}
     return values, {"influence": np.log10(scores["influence"].clip(1e-30))}

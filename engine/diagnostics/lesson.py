@@ -71,6 +71,7 @@ def compute(workspace: Workspace, optimizer: str, strength: float) -> Lesson:
     from engine.influence.base import ScoringContext
     from engine.influence.evaluation import evaluate
     from engine.influence.methods import METHODS
+    from engine.influence.noise_posterior import RELIANCE
     from engine.influence.trajectory import TrajectoryContext
     from engine.training.models import small_network
     from engine.training.trainer import TrainingPlan, load_snapshot, snapshots, train
@@ -122,7 +123,7 @@ def compute(workspace: Workspace, optimizer: str, strength: float) -> Lesson:
         evaluation = evaluate(
             at, curvature, training.images, training.labels, parameters="head", all_candidates=True, mirrored=False, device=device
         )
-        seen = ScoringContext(training.labels, len(training.class_names), evaluation)
+        seen = ScoringContext(training.labels, len(training.class_names), evaluation, RELIANCE)
         risk, parameters = validation_risk(here, at)
         with torch.no_grad():
             value = float(risk(parameters))

@@ -41,6 +41,7 @@ class Evaluation:
         leverage: tr M(x) over the candidates, (N,), or None with given labels only.
         features: φ(x), (N, d), mean over views; float16.
         seconds: duration of the pass.
+        memory_mb: most memory in use during it.
     """
 
     classes: np.ndarray
@@ -49,6 +50,7 @@ class Evaluation:
     leverage: np.ndarray | None
     features: np.ndarray
     seconds: float
+    memory_mb: float
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ class ScoringContext:
         labels: given labels of the training set, (N,).
         class_count: C.
         evaluation: of the training set, at the method's own minimum.
+        reliance: how much a given label counts beside the network's prediction, see `engine.influence.noise_posterior`.
     """
 
     labels: np.ndarray
     class_count: int
     evaluation: Evaluation
+    reliance: float
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from engine.influence.base import Candidates
+from engine.influence.noise_posterior import SMALLEST
 
 FOLDS = 3
+CONFIDENCE_BINS = 15
 CURVE_POINTS = 101
 
 
@@ -27,6 +29,21 @@ class Estimate:
     ap: float
     recall: list[float]
     precision: list[float]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence beside what is right of it, in bins of equal width; empty ones are left out.
+
+    Attributes:
+        confidence, accuracy, share: a bin's mean confidence, share of right suggestions, and share of all images.
+        error: expected calibration error, Σ share · |accuracy − confidence|.
+    """
+
+    confidence: list[float]
+    accuracy: list[float]
+    share: list[float]
+    error: float
 
 
 def folds(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -65,10 +82,35 @@ def estimate(scores: Candidates, trusted: np.ndarray, transition: np.ndarray) ->
     )
 
 
-def posterior_scores(energies: Candidates, transition: np.ndarray, temperature: float) -> Candidates:
-    """1 − r(y) for every label y an image might be given: P(y is wrong) ∝ Σ_{t ≠ y} p(t|x) T[t, y] (see noise_posterior)."""
-    shifted = -(energies.scores - energies.scores.min(1, keepdims=True)).astype(np.float64) / temperature
-    p = np.exp(shifted)
-    joint = p[:, :, None] * transition[energies.classes[:, :, None], energies.classes[:, None, :]]
-    evidence = np.maximum(joint.sum(1), 1e-300)
-    return Candidates(energies.classes, 1 - np.einsum("bii->bi", joint) / evidence)
+def posteriors(energies: Candidates, transition: np.ndarray, temperature: float, reliance: float) -> np.ndarray:
+    """r[i, t, y], the posterior of the true label (second axis) for every label that image i might be given (third), (M, k, k);
+    see `engine.influence.noise_posterior`."""
+    p = np.exp(-(energies.scores - energies.scores.min(1, keepdims=True)).astype(np.float64) / temperature)
+    joint = p[:, :, None] * transition[energies.classes[:, :, None], energies.classes[:, None, :]] ** reliance
+    result: np.ndarray = joint / np.maximum(joint.sum(1, keepdims=True), SMALLEST)
+    return result
+
+
+def reliability(posterior: np.ndarray, energies: Candidates, trusted: np.ndarray, transition: np.ndarray) -> Reliability:
+    """How often suggestions are right, by their confidence, as if each image had been given label y with probability T[t, y].
+
+    Args:
+        posterior: of every canary under every label, see `posteriors`, (M, k, k).
+        energies: whose classes these are, (M, k).
+        trusted: true labels t, (M,).
+        transition: T[t, y], (C, C).
+    """
+    weights = transition[trusted[:, None], energies.classes]
+    right = np.take_along_axis(energies.classes, posterior.argmax(1), 1) == trusted[:, None]
+    return calibration(posterior.max(1).ravel(), right.ravel(), weights.ravel())
+
+
+def calibration(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None) -> Reliability:
+    """Confidence against accuracy in CONFIDENCE_BINS bins, and the expected calibration error (Guo et al. 2017, arXiv 1706.04599)."""
+    weights = np.ones(len(confidence)) if weights is None else weights
+    at = np.minimum((confidence * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    mass, sure, hits = (np.bincount(at, weights * values, CONFIDENCE_BINS) for values in (1.0, confidence, right))
+    filled = mass > 0
+    means = [values[filled] / mass[filled] for values in (sure, hits)]
+    share = mass[filled] / mass.sum()
+    return Reliability(means[0].tolist(), means[1].tolist(), share.tolist(), float((share * np.abs(means[1] - means[0])).sum()))

@@ -12,6 +12,7 @@ from engine.curvature.gradients import select_layers
 from engine.curvature.linearization import HEAD_BATCH, Jacobian, images_a_batch, linearize
 from engine.influence.base import Evaluation
 from engine.training.batches import Images, mirror, read_batches
+from engine.training.devices import watched_memory
 from engine.training.models import Classifier
 
 MAX_CANDIDATES = 20
@@ -51,26 +52,28 @@ def evaluate(
     kinds = min(class_count, MAX_CANDIDATES) + 1 if all_candidates else 1
     batch_size = max(1, HEAD_BATCH // divisor) if parameters == "head" else images_a_batch(layers, kinds * divisor)
     parts: list[tuple[Tensor, ...]] = []
-    for rows, batch in read_batches(images, np.arange(len(images)), batch_size, device):
-        views = [batch, mirror(batch)] if mirrored else [batch]
-        given = torch.from_numpy(labels[rows]).to(device)
-        seen = [linearize(model, layers, view, parameters) for view in views]
-        losses = torch.stack([-p.clamp_min(SMALLEST_PROBABILITY).log() for _, p, _ in seen]).mean(0)
-        classes = candidate_classes(losses, given)
-        influence, leverage = zip(
-            *[view_influence(curvature, jacobian, p, classes if all_candidates else None, given) for _, p, jacobian in seen],
-            strict=True,
-        )
-        features = torch.stack([phi for phi, _, _ in seen]).mean(0)
-        kept = (
-            classes,
-            losses.gather(1, classes),
-            torch.stack(influence).mean(0),
-            torch.stack(leverage).mean(0),
-            features.half(),
-        )
-        parts.append(tuple(t.cpu() for t in kept))
-        report(int(rows[-1]) + 1, len(images))
+    with watched_memory(device) as peak_memory:
+        for rows, batch in read_batches(images, np.arange(len(images)), batch_size, device):
+            views = [batch, mirror(batch)] if mirrored else [batch]
+            given = torch.from_numpy(labels[rows]).to(device)
+            seen = [linearize(model, layers, view, parameters) for view in views]
+            losses = torch.stack([-p.clamp_min(SMALLEST_PROBABILITY).log() for _, p, _ in seen]).mean(0)
+            classes = candidate_classes(losses, given)
+            influence, leverage = zip(
+                *[view_influence(curvature, jacobian, p, classes if all_candidates else None, given) for _, p, jacobian in seen],
+                strict=True,
+            )
+            features = torch.stack([phi for phi, _, _ in seen]).mean(0)
+            kept = (
+                classes,
+                losses.gather(1, classes),
+                torch.stack(influence).mean(0),
+                torch.stack(leverage).mean(0),
+                features.half(),
+            )
+            parts.append(tuple(t.cpu() for t in kept))
+            report(int(rows[-1]) + 1, len(images))
+        memory_mb = peak_memory()
     columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
     return Evaluation(
         classes=columns[0],
@@ -79,6 +82,7 @@ def evaluate(
         leverage=columns[3] if all_candidates else None,
         features=columns[4],
         seconds=time.monotonic() - started,
+        memory_mb=memory_mb,
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def _fvm_posterior(context: ScoringContext) -> Scores:
     energies = Candidates(context.evaluation.classes, context.evaluation.influence)
-    return _as_scores(noise_posterior(energies, context.labels, context.class_count))
+    return _as_scores(noise_posterior(energies, context.labels, context.class_count, reliance=context.reliance))
 
 
 def _val_loss_posterior(context: ScoringContext) -> Scores:
@@ -28,7 +28,7 @@ def _val_loss_posterior(context: ScoringContext) -> Scores:
 def loss_posterior(context: ScoringContext) -> NoisePosterior:
     """The noise posterior on validation losses, −log p_c."""
     losses = Candidates(context.evaluation.classes, context.evaluation.losses)
-    return noise_posterior(losses, context.labels, context.class_count)
+    return noise_posterior(losses, context.labels, context.class_count, temperature=1.0, reliance=context.reliance)
 
 
 def _as_scores(posterior: NoisePosterior) -> Scores:

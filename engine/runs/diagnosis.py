@@ -19,7 +19,7 @@ from engine.influence.methods import METHODS
 from engine.influence.noise_posterior import NoisePosterior
 from engine.influence.trajectory import TrajectoryContext
 from engine.progress import Progress
-from engine.runs.minimum import evaluate_minimum, validation_minimum
+from engine.runs.minimum import evaluate_minimum, first_minimum, validation_minimum
 from engine.runs.stage import Stage
 from engine.runs.workspace import RunFolder
 
@@ -40,7 +40,8 @@ def write_figures(
             return
         stage.note("There are no true labels: the figures are measured on validation images with labels flipped on purpose.")
     flat = "lpf-sgd" if config.optimizer == "erm" else config.optimizer
-    minima = {phase: validation_minimum(stage, name, training, validation) for phase, name in (("erm", "erm"), ("flat", flat))}
+    inside = stage.within("figures")
+    minima = {phase: first_minimum(inside, name, training, validation) for phase, name in (("erm", "erm"), ("flat", flat))}
     checkpoints = [("pretrain", minima["flat"], s) for s in minima["flat"].snapshots.get("pretrain", ())]
     checkpoints += [(phase, trained, s) for phase, trained in minima.items() for s in trained.snapshots["minimum"]]
     rows = figures.evenly(len(validation), figures.VALIDATION_IMAGES)
@@ -84,12 +85,13 @@ def write_canaries(
     names = [name for name in config.methods if name in ESTIMATED]
     if config.optimizer == "erm" or not config.candidates or not names:
         return
-    seen = ScoringContext(validation.labels, len(training.class_names), cross_fitted(stage, training, validation))
+    seen = cross_fitted(stage, training, validation)
+    energies = Candidates(seen.evaluation.classes, seen.evaluation.losses)
+    posterior = canaries.posteriors(energies, beliefs.transition, beliefs.temperature, seen.reliance)
     found = {}
     for name in names:
         if name == "val_loss_posterior":
-            energies = Candidates(seen.evaluation.classes, seen.evaluation.losses)
-            scores = canaries.posterior_scores(energies, beliefs.transition, beliefs.temperature)
+            scores = Candidates(energies.classes, 1 - np.einsum("bii->bi", posterior))
         else:
             candidates = METHODS[name].score(seen).candidates
             assert candidates is not None
@@ -97,23 +99,28 @@ def write_canaries(
         estimated = canaries.estimate(scores, validation.labels, beliefs.transition)
         if estimated is not None:
             found[name] = asdict(estimated)
+    reliable = canaries.reliability(posterior, energies, validation.labels, beliefs.transition)
     with replacing(folder.canaries) as temporary:
-        temporary.write_text(json.dumps({"images": len(validation), "methods": found}))
+        temporary.write_text(json.dumps({"images": len(validation), "methods": found, "suggestions": asdict(reliable)}))
 
 
-def cross_fitted(stage: Stage, training: LabeledImages, validation: LabeledImages) -> Evaluation:
-    """The validation split's evaluation, each part at the flat minimum of the others; read where it exists."""
+def cross_fitted(stage: Stage, training: LabeledImages, validation: LabeledImages) -> ScoringContext:
+    """The validation split as methods see it, each part at the flat minimum of the others; read where it exists."""
     config = stage.config
     fold = canaries.folds(validation.labels, config.seed)
     parts, order = [], []
     for number in range(canaries.FOLDS):
         rest, held = validation.subset(fold != number), validation.subset(fold == number)
-        trained = validation_minimum(stage, config.optimizer, training, rest)
-        parts.append(evaluate_minimum(stage, f"canaries ({number + 1})", trained, held, rest))
+        part = stage.within(f"canaries {number + 1} of {canaries.FOLDS}")
+        trained = validation_minimum(part, config.optimizer, training, rest)
+        parts.append(evaluate_minimum(part, "score", trained, held, rest))
         order.append(np.flatnonzero(fold == number))
     back = np.argsort(np.concatenate(order))
     columns = {
         name: np.concatenate([getattr(part, name) for part in parts])[back]
         for name in ("classes", "losses", "influence", "leverage", "features")
     }
-    return Evaluation(**columns, seconds=sum(part.seconds for part in parts))
+    evaluation = Evaluation(
+        **columns, seconds=sum(part.seconds for part in parts), memory_mb=max(part.memory_mb for part in parts)
+    )
+    return ScoringContext(validation.labels, len(training.class_names), evaluation, trained.reliance)

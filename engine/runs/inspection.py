@@ -171,7 +171,7 @@ def _sample(labels: Any, rows: Any) -> dict[str, list[int]]:
 
 def _estimates(config: RunConfig, images: Any, found: Report) -> dict[str, Report]:
     """Seconds and memory that a run of each budget would take with the small model, from a few steps of training here."""
-    from engine.training.budgets import plans
+    from engine.training.budgets import images_of_stages, plans
     from engine.training.devices import peak_memory_mb, select_device
     from engine.training.speed import training_speed
 
@@ -182,8 +182,8 @@ def _estimates(config: RunConfig, images: Any, found: Report) -> dict[str, Repor
     memory = peak_memory_mb() + MAP_MEMORY_MB + 2 * counts[0] * per_image / 2**20
     estimates = {}
     for budget in BUDGETS:
-        first, second = plans(budget, *counts, mirrored=True, pretrained=False)
-        trained = first.epochs * counts[0] + second.epochs * counts[1]
+        planned = plans(budget, images_of_stages(*counts), mirrored=True, pretrained=False)
+        trained = sum(plan.epochs * images_of_stages(*counts)[name] for name, plan in planned.items())
         estimates[budget] = {
             "seconds": round(trained / speed + counts[0] * 0.6 / speed + MAP_SECONDS),
             "memory_mb": round(memory),

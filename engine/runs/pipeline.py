@@ -25,16 +25,17 @@ from engine.influence.noise_posterior import NoisePosterior
 from engine.influence.trajectory import TrajectoryContext
 from engine.progress import Progress, Report
 from engine.runs.diagnosis import write_canaries, write_figures
-from engine.runs.minimum import Trained, evaluate_minimum, validation_minimum
+from engine.runs.minimum import LAYOUT, Trained, evaluate_minimum, validation_minimum
 from engine.runs.stage import Note, Stage, image_report
 from engine.runs.store import RunRow, describe_dataset, store
 from engine.runs.submission import identify
 from engine.runs.workspace import RunFolder, Workspace
 from engine.training.batches import read_batches
-from engine.training.devices import peak_memory_mb, select_device
+from engine.training.devices import peak_memory_mb, select_device, watched_memory
 from engine.training.models import input_size
 
 EVIDENCE_IMAGES = 4
+LEAST_PROBABILITY = 1e-3
 # Small, so that the app reads one image's candidate scores without the others'.
 SCORES_ROW_GROUP = 10_000
 
@@ -67,24 +68,26 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
     for name in sorted({method.minimum for method in methods} - {"trained"}) or ["erm" if config.optimizer == "erm" else "flat"]:
         trained = validation_minimum(stage, "erm" if name == "erm" else config.optimizer, training, validation)
         evaluation = evaluate_minimum(stage, f"score ({name})", trained, training, validation)
-        minima[name] = trained, ScoringContext(training.labels, len(training.class_names), evaluation)
+        minima[name] = trained, ScoringContext(training.labels, len(training.class_names), evaluation, trained.reliance)
     main, context = minima[methods[0].minimum] if methods[0].minimum in minima else next(iter(minima.values()))
 
     scores: dict[str, Scores] = {}
     summaries: dict[str, Result] = {}
     for method in methods:
         if method.minimum == "trained":
-            scores[method.name], seconds = classical_scores(stage, method, main, training, validation)
+            scores[method.name], seconds, memory = classical_scores(stage, method, main, training, validation)
         else:
             clock = time.monotonic()
-            scores[method.name] = method.score(minima[method.minimum][1])
-            seconds = time.monotonic() - clock + minima[method.minimum][1].evaluation.seconds
+            seen = minima[method.minimum][1]
+            scores[method.name] = method.score(seen)
+            seconds, memory = time.monotonic() - clock + seen.evaluation.seconds, seen.evaluation.memory_mb
         measured = quality(scores[method.name], training.labels, training.true_labels)
-        summaries[method.name] = {**measured, "score_seconds": round(seconds, 3)}
+        summaries[method.name] = {**measured, "score_seconds": round(seconds, 3), "memory_mb": memory}
     beliefs = loss_posterior(context)
     folder = workspace.run(row.id)
     write_scores(folder, training, scores, beliefs)
-    passes = sum(seen.evaluation.seconds for _, seen in minima.values())
+    write_transition(folder, training, beliefs)
+    passes = sum(one.evaluation.seconds for _, one in minima.values())
     result: Result = {
         "run": row.id,
         "n": len(training),
@@ -94,6 +97,7 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
         "device": _device_name(stage.device),
         "peak_memory_mb": peak_memory_mb(),
         "expected_wrong": round(beliefs.expected_wrong, 1),
+        "expected_wrong_interval": [round(end, 1) for end in beliefs.interval],
         "ranked_by": methods[0].name,
         "skipped": len(training.skipped) + len(validation.skipped),
         "methods": summaries,
@@ -138,10 +142,11 @@ def load(stage: Stage, row: RunRow) -> tuple[LabeledImages, LabeledImages]:
 
 def classical_scores(
     stage: Stage, method: Method, trained: Trained, training: LabeledImages, validation: LabeledImages
-) -> tuple[Scores, float]:
-    """Scores of a method on the network trained on the given labels, and how many seconds they took; read where they exist."""
+) -> tuple[Scores, float, float]:
+    """Scores of a method on the network trained on the given labels, how many seconds they took, and how much memory at most;
+    read where they exist."""
     config = stage.config
-    key = digest(trained.origins["pretrain"], validation.key(), config.parameters, config.damping, config.mirror)
+    key = digest(LAYOUT, trained.origins["pretrain"], validation.key(), config.parameters, config.damping, config.mirror)
     artifact = stage.workspace.artifact(f"scores-{method.name}", key)
     if not artifact.exists():
         stage.report(Progress(f"score ({method.name})", 0, 1, "fit", None, 0.0, 0.0))
@@ -151,15 +156,21 @@ def classical_scores(
             validation.labels, config.parameters, config.damping, config.mirror, stage.device, config.seed,
             image_report(f"score ({method.name})", stage.report),
         )  # fmt: skip
-        found = method.score(context)
-        tensors = {"influence": found.influence, "seconds": np.array(time.monotonic() - started)}
+        with watched_memory(stage.device) as peak_memory:
+            found = method.score(context)
+            memory = peak_memory()
+        tensors = {
+            "influence": found.influence,
+            "seconds": np.array(time.monotonic() - started),
+            "memory_mb": np.array(memory),
+        }
         if found.candidates is not None:
             tensors |= {"classes": np.ascontiguousarray(found.candidates.classes), "scores": found.candidates.scores}
         with replacing(artifact) as temporary:
             save_file(tensors, temporary)
     kept = load_file(artifact)
     candidates = Candidates(kept["classes"], kept["scores"]) if "classes" in kept and config.candidates else None
-    return Scores(kept["influence"], candidates), float(kept["seconds"])
+    return Scores(kept["influence"], candidates), float(kept["seconds"]), float(kept["memory_mb"])
 
 
 def write_scores(folder: RunFolder, training: LabeledImages, scores: dict[str, Scores], beliefs: NoisePosterior) -> None:
@@ -190,6 +201,14 @@ def write_scores(folder: RunFolder, training: LabeledImages, scores: dict[str, S
     table["image_row"] = training.rows
     with replacing(folder.scores) as temporary:
         table.to_parquet(temporary, index=False, row_group_size=SCORES_ROW_GROUP)
+
+
+def write_transition(folder: RunFolder, training: LabeledImages, beliefs: NoisePosterior) -> None:
+    """Write transition.parquet: one row for every pair of a `true_label` and a `given_label` of probability T[t, y] worth showing."""
+    true, given = np.nonzero(beliefs.transition >= LEAST_PROBABILITY)
+    columns = {"true_label": _named(true, training), "given_label": _named(given, training)}
+    with replacing(folder.transition) as temporary:
+        pd.DataFrame({**columns, "probability": beliefs.transition[true, given]}).to_parquet(temporary, index=False)
 
 
 def write_map(

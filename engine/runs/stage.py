@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -32,6 +32,10 @@ class Stage:
     device: torch.device
     report: Report
     note: Note
+
+    def within(self, larger: str) -> "Stage":
+        """This stage as a part of a larger one, whose name its progress bears."""
+        return replace(self, report=lambda step: self.report(replace(step, stage=f"{larger}: {step.stage}")))
 
 
 def with_smaller_batches(action: Callable[[int], T], note: Note) -> T:

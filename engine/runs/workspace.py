@@ -107,6 +107,11 @@ class RunFolder:
         return self.root / "diagnostics.parquet"
 
     @property
+    def transition(self) -> Path:
+        """How true labels turn into given ones."""
+        return self.root / "transition.parquet"
+
+    @property
     def canaries(self) -> Path:
         """Quality estimated without true labels."""
         return self.root / "canaries.json"

@@ -2,19 +2,49 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.data.dataset import SelectedImages
+from engine.data.dataset import JoinedImages, SelectedImages
 
 # Mean and standard deviation of ImageNet's channels: what torchvision's weights expect, and fair for other photographs.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-Images = np.ndarray | SelectedImages
+Images = np.ndarray | SelectedImages | JoinedImages
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """A belief about each image's label instead of one label.
+
+    Attributes:
+        classes: that may be right, (N, k); all others have probability 0.
+        probabilities: of these, (N, k).
+        class_count: C.
+    """
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+    class_count: int
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+Labels = np.ndarray | SoftLabels
+
+
+def read_labels(labels: Labels, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Targets of some images: classes (B,), or probabilities (B, C)."""
+    if isinstance(labels, np.ndarray):
+        return torch.from_numpy(labels[rows]).to(device)
+    classes, probabilities = (torch.from_numpy(values[rows]) for values in (labels.classes, labels.probabilities))
+    return torch.zeros(len(rows), labels.class_count).scatter_add_(1, classes, probabilities.float()).to(device)
 
 
 def read_batches(images: Images, rows: np.ndarray, batch_size: int, device: torch.device) -> Iterator[tuple[np.ndarray, Tensor]]:

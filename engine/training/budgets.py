@@ -1,40 +1,49 @@
-"""How long to train: a budget and a data set's size -> plans of the two stages."""
-
-from dataclasses import replace
+"""How long to train: a budget and a data set's size -> plans of the stages."""
 
 from engine.training.trainer import TrainingPlan
 
-# Epochs of pre-training and of the validation minimum, for sets large enough that an epoch is many steps.
-EPOCHS = {"fast": (5, 8), "standard": (12, 16), "thorough": (30, 30)}
+# Epochs of each stage, for sets large enough that an epoch is many steps.
+EPOCHS = {
+    "fast": {"pretrain": 5, "minimum": 8},
+    "standard": {"pretrain": 12, "minimum": 10, "refine": 16, "final minimum": 8},
+    "thorough": {"pretrain": 30, "minimum": 30, "refine": 40, "final minimum": 30},
+}
 # Small sets need more epochs to make as many steps.
-STEPS = {"fast": (120, 60), "standard": (240, 120), "thorough": (800, 300)}
+STEPS = {
+    "fast": {"pretrain": 120, "minimum": 60},
+    "standard": {"pretrain": 240, "minimum": 120, "refine": 240, "final minimum": 60},
+    "thorough": {"pretrain": 800, "minimum": 300, "refine": 800, "final minimum": 300},
+}
+LEARNING_RATES = {"pretrain": 0.2, "minimum": 0.05, "refine": 0.15, "final minimum": 0.02}
+PRETRAINED_FACTOR = 0.1
+SMOOTHING = 0.1
 
 
-def plans(
-    budget: str, training_images: int, validation_images: int, mirrored: bool, pretrained: bool
-) -> tuple[TrainingPlan, TrainingPlan]:
-    """Plans of pre-training and of the walk to the minimum (its optimizer still `erm`).
+def plans(budget: str, images: dict[str, int], mirrored: bool, pretrained: bool) -> dict[str, TrainingPlan]:
+    """Plans of the stages of a budget, their optimizer still `erm`; see `engine.runs.minimum`.
 
     Args:
         budget: `fast`, `standard` or `thorough`.
-        training_images: size of the training set.
-        validation_images: size of the validation split that is trained on.
+        images: how many each stage trains on, see `images_of_stages`.
         mirrored: whether a mirrored image keeps its label.
         pretrained: whether the weights come from elsewhere and want smaller steps.
     """
-    base = TrainingPlan(epochs=0, mirrored=mirrored)
-    batch = [_batch_size(count) for count in (training_images, validation_images)]
-    epochs = [
-        max(least, -(-steps * size // count))
-        for least, steps, size, count in zip(
-            EPOCHS[budget], STEPS[budget], batch, (training_images, validation_images), strict=True
+    found = {}
+    for name, least in EPOCHS[budget].items():
+        batch = _batch_size(images[name])
+        found[name] = TrainingPlan(
+            epochs=max(least, -(-STEPS[budget][name] * batch // images[name])),
+            batch_size=batch,
+            learning_rate=LEARNING_RATES[name] * (PRETRAINED_FACTOR if pretrained else 1.0),
+            label_smoothing=SMOOTHING if name == "pretrain" else 0.0,
+            mirrored=mirrored,
         )
-    ]
-    factor = 0.1 if pretrained else 1.0
-    return (
-        replace(base, epochs=epochs[0], batch_size=batch[0], learning_rate=0.2 * factor, label_smoothing=0.1),
-        replace(base, epochs=epochs[1], batch_size=batch[1], learning_rate=0.05 * factor),
-    )
+    return found
+
+
+def images_of_stages(training: int, validation: int) -> dict[str, int]:
+    """How many images every stage trains on."""
+    return {"pretrain": training, "minimum": validation, "refine": training + validation, "final minimum": validation}
 
 
 def _batch_size(count: int) -> int:

@@ -2,11 +2,16 @@
 
 import resource
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import psutil
 import torch
 
 from engine.errors import InputError
+
+MEMORY_INTERVAL = 0.05
 
 
 def select_device(name: str) -> torch.device:
@@ -29,6 +34,31 @@ def peak_memory_mb() -> float:
     """Peak resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+@contextmanager
+def watched_memory(device: torch.device) -> Iterator[Callable[[], float]]:
+    """Watch how much memory is in use inside the block: yields a function that says the peak so far, in MB; of the GPU on cuda,
+    else of this process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield lambda: round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+        return
+    process, done = psutil.Process(), threading.Event()
+    peak = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(MEMORY_INTERVAL):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: round(peak / 2**20, 1)
+    finally:
+        done.set()
+        watcher.join()
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -1,4 +1,4 @@
-"""One visible training loop, for both stages: pre-training on given labels, and the walk to a validation minimum."""
+"""One visible training loop, for every stage: on given labels, on what is believed of them, and to a validation minimum."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from engine.files import replacing
 from engine.progress import Progress, Report
-from engine.training.batches import Images, augment, read_batches
+from engine.training.batches import Images, Labels, augment, read_batches, read_labels
 from engine.training.devices import autocast, generator
 from engine.training.models import Classifier
 from engine.training.optimizers import erm_gradient, lpf_gradient, sam_gradient
@@ -76,7 +76,7 @@ class Snapshot:
 def train(
     model: Classifier,
     images: Images,
-    labels: np.ndarray,
+    labels: Labels,
     plan: TrainingPlan,
     *,
     stage: str,
@@ -90,7 +90,7 @@ def train(
     Args:
         model: on `device`.
         images: uint8, (N, S, S, 3).
-        labels: int64, (N,).
+        labels: int64, (N,), or beliefs.
         plan: what to do.
         stage: name for progress.
         seed: seed of the order of images, of augmentation and of noise.
@@ -109,7 +109,6 @@ def train(
         nesterov=plan.momentum > 0,
     )
     first = _load_checkpoint(checkpoint, model, optimizer, device)
-    targets = torch.tensor(labels, device=device)
     steps = steps_an_epoch(plan, len(labels))
     kept = {snapshot.epoch: snapshot.path for snapshot in snapshots(plan, len(labels), checkpoint)}
     total = plan.epochs * steps
@@ -125,7 +124,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate * one_cycle(at / total)
             batch = augment(batch, augmentation, mirrored=plan.mirrored, shift=round(plan.shift * batch.shape[-1]))
-            wanted = targets[torch.from_numpy(rows).to(device)]
+            wanted = read_labels(labels, rows, device)
 
             def closure(batch: Tensor = batch, wanted: Tensor = wanted) -> Tensor:
                 with autocast(device):

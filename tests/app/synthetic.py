@@ -16,13 +16,14 @@ from engine.data.sources import Record, Source
 from engine.influence.base import Candidates, Scores
 from engine.influence.noise_posterior import NoisePosterior
 from engine.runs import store
-from engine.runs.pipeline import SCORES_ROW_GROUP, write_scores
+from engine.runs.pipeline import SCORES_ROW_GROUP, write_scores, write_transition
 from engine.runs.workspace import Workspace, open_workspace
 from tests.conftest import blob
 
 CLASSES = tuple(f"class {number}" for number in range(10))
 WRONG = 0.2
 DECODED = 500
+NOISE = (1 - WRONG) * np.eye(10) + WRONG / 3 * sum(np.eye(10)[(np.arange(10) + step) % 10] for step in (1, 2, 3))
 SIDE = 16
 
 
@@ -50,6 +51,7 @@ def synthetic_workspace(folder: Path, images: int, seed: int = 0) -> tuple[Works
     result = workspace.run(run)
     result.root.mkdir(parents=True)
     influence = Scores(beliefs.wrong + rng.random(images) * 0.1, beliefs.candidates)
+    write_transition(result, training, beliefs)
     write_scores(result, training, {"fvm": influence, "val_loss": Scores(beliefs.wrong, beliefs.candidates)}, beliefs)
     _write_map(workspace, run, true, rng)
     _finish(workspace, run, training, beliefs)
@@ -74,7 +76,9 @@ def _beliefs(true: np.ndarray, given: np.ndarray, rng: np.random.Generator) -> N
     p = np.exp(-energies)
     p /= p.sum(1, keepdims=True)
     wrong = 1 - p[np.arange(len(true)), given]
-    return NoisePosterior(Candidates(classes, -np.log(p)), wrong, np.eye(len(CLASSES)), 1.0, float(wrong.sum()))
+    return NoisePosterior(
+        Candidates(classes, -np.log(p)), wrong, NOISE, 1.0, float(wrong.sum()), (0.9 * wrong.sum(), 1.1 * wrong.sum())
+    )
 
 
 def _write_map(workspace: Workspace, run: str, true: np.ndarray, rng: np.random.Generator) -> None:
@@ -107,16 +111,25 @@ def write_figures(workspace: Workspace, run: str) -> None:
             ]  # fmt: skip
     pd.DataFrame(rows).to_parquet(workspace.run(run).diagnostics, index=False)
     curve = {"recall": [0.0, 1.0], "precision": [1.0, 0.2]}
+    reliable = {"confidence": [0.5, 0.9], "accuracy": [0.4, 0.9], "share": [0.2, 0.8], "error": 0.02}
     found = {"fvm": {"auc": 0.95, "ap": 0.8, **curve}, "val_loss": {"auc": 0.97, "ap": 0.9, **curve}}
-    workspace.run(run).canaries.write_text(json.dumps({"images": 100, "methods": found}))
+    workspace.run(run).canaries.write_text(json.dumps({"images": 100, "methods": found, "suggestions": reliable}))
 
 
 def _finish(workspace: Workspace, run: str, training: LabeledImages, beliefs: NoisePosterior) -> None:
     """The result, in its file and in the store."""
-    measured = {"auc": 0.97, "ap": 0.9, "suggestion_accuracy": 0.9, "relabel_accuracy": 0.8, "score_seconds": 1.0}
+    measured = {
+        "auc": 0.97,
+        "ap": 0.9,
+        "suggestion_accuracy": 0.9,
+        "relabel_accuracy": 0.8,
+        "score_seconds": 1.0,
+        "memory_mb": 500.0,
+    }
     result = {
         "run": run, "n": len(training), "classes": len(CLASSES), "seconds": 1.0, "images_per_second": 1.0, "device": "cpu",
-        "peak_memory_mb": 1.0, "expected_wrong": beliefs.expected_wrong, "ranked_by": "fvm", "skipped": 0,
+        "peak_memory_mb": 1.0, "expected_wrong": beliefs.expected_wrong, "expected_wrong_interval": beliefs.interval,
+        "ranked_by": "fvm", "skipped": 0,
         "methods": {"fvm": measured, "val_loss": measured}, "scores": str(workspace.run(run).scores),
         "classes_in_order": list(CLASSES), "images": {"training": training.folder.name, "validation": training.folder.name},
     }  # fmt: skip

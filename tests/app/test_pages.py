@@ -57,6 +57,7 @@ def test_diagnostics_offer_the_figures_and_show_them(review: Review) -> None:
     at = opened("diagnostics")
     titles = [title.value for title in at.subheader]
     assert [title.split(":")[0] for title in titles] == [
+        "Which classes turn into which",
         "Figure 2",
         "Figure 3a",
         "Figure 3b",

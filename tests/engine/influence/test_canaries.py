@@ -6,8 +6,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from engine.data.noise import flip_labels
 from engine.influence.base import Candidates
-from engine.influence.canaries import FOLDS, estimate, folds, posterior_scores
-from engine.influence.noise_posterior import noise_posterior
+from engine.influence.canaries import CONFIDENCE_BINS, FOLDS, calibration, estimate, folds, posteriors, reliability
+from engine.influence.noise_posterior import RELIANCE, noise_posterior
 
 TRANSITION = np.array([[0.8, 0.2, 0.0], [0.1, 0.7, 0.2], [0.0, 0.1, 0.9]])
 CLASSES = 3
@@ -61,9 +61,33 @@ def test_folds_are_even_in_every_class() -> None:
         assert sizes.max() - sizes.min() <= 1
 
 
-def test_posterior_scores_are_those_of_the_noise_posterior_under_every_label() -> None:
+def test_posteriors_are_those_of_the_noise_posterior_under_every_label() -> None:
     energies, true = made(5000)
     labels = flip_labels(true, TRANSITION, seed=2)
     beliefs = noise_posterior(energies, labels, CLASSES)
-    every = posterior_scores(energies, beliefs.transition, beliefs.temperature)
-    np.testing.assert_allclose(every.of(labels), beliefs.wrong, atol=1e-4)
+    every = posteriors(energies, beliefs.transition, beliefs.temperature, RELIANCE)
+    np.testing.assert_allclose(1 - every[np.arange(len(labels)), labels, labels], beliefs.wrong, atol=1e-4)
+
+
+def test_reliability_is_what_many_drawn_flips_would_show() -> None:
+    energies, true = made(20_000)
+    labels = flip_labels(true, TRANSITION, seed=3)
+    posterior = posteriors(energies, TRANSITION, 1.0, RELIANCE)
+    every = posterior[np.arange(len(labels)), :, labels]
+    drawn = calibration(every.max(1), every.argmax(1) == true)
+    found = reliability(posterior, energies, true, TRANSITION)
+    assert found.error == pytest.approx(drawn.error, abs=0.01)
+    assert sum(found.share) == pytest.approx(1)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50))
+def test_calibration_error_is_the_sum_over_bins(pairs: list[tuple[float, bool]]) -> None:
+    confidence, right = np.array([c for c, _ in pairs]), np.array([r for _, r in pairs])
+    found = calibration(confidence, right)
+    expected = 0.0
+    for number in range(CONFIDENCE_BINS):
+        low, high = number / CONFIDENCE_BINS, (number + 1) / CONFIDENCE_BINS
+        inside = [(c, r) for c, r in pairs if min(int(c * CONFIDENCE_BINS), CONFIDENCE_BINS - 1) == number]
+        assert all(low - 1e-9 <= c <= high + 1e-9 for c, _ in inside)
+        expected += abs(sum(r for _, r in inside) - sum(c for c, _ in inside)) / len(pairs)
+    assert found.error == pytest.approx(expected, abs=1e-9)

@@ -24,7 +24,7 @@ from engine.influence.validation_minima import influence, normalized_influence
 def context(losses: np.ndarray, labels: np.ndarray) -> ScoringContext:
     classes = np.broadcast_to(np.arange(losses.shape[1]), losses.shape)
     features = np.zeros((len(losses), 1), np.float16)
-    return ScoringContext(labels, losses.shape[1], Evaluation(classes, losses, losses**2, losses.sum(1), features, 0.0))
+    return ScoringContext(labels, losses.shape[1], Evaluation(classes, losses, losses**2, losses.sum(1), features, 0.0, 0.0), 0.8)
 
 
 def test_baselines_by_hand() -> None:
@@ -65,7 +65,7 @@ def simulated(transition: np.ndarray, sharpness: float, overconfidence: float) -
 def test_posterior_recovers_noise_and_temperature(overconfidence: float) -> None:
     transition = np.array([[0.8, 0.2, 0, 0], [0.1, 0.6, 0.3, 0], [0, 0, 0.9, 0.1], [0.05, 0.05, 0.2, 0.7]])
     candidates, true, labels = simulated(transition, 8.0, overconfidence)
-    posterior = noise_posterior(candidates, labels, 4)
+    posterior = noise_posterior(candidates, labels, 4, reliance=1.0)
     np.testing.assert_allclose(posterior.transition, transition, atol=0.03)
     assert posterior.temperature == pytest.approx(overconfidence, rel=0.1)
     wrong = labels != true
@@ -76,6 +76,27 @@ def test_posterior_recovers_noise_and_temperature(overconfidence: float) -> None
     by_energy = candidates.of(labels)
     assert roc_auc_score(wrong, posterior.wrong) > roc_auc_score(wrong, by_energy)
     assert (posterior.candidates.best() == true).mean() > (candidates.best() == true).mean()
+
+
+def test_where_people_err_on_what_the_network_doubts_the_count_holds_and_the_interval_spans_both_assumptions() -> None:
+    """A picture that the network doubts is mislabelled more often, as the class it resembles: labels then agree too well with
+    the predictions, and T at its full power finds too few wrong ones."""
+    rng = np.random.default_rng(3)
+    clear = rng.random(20_000) < 0.5
+    p = np.where(clear[:, None], rng.dirichlet(np.full(4, 0.02), len(clear)), rng.dirichlet(np.full(4, 1.0), len(clear)))
+    classes = np.broadcast_to(np.arange(4), p.shape)
+    true = (rng.random(len(p))[:, None] >= p.cumsum(1)).sum(1).clip(max=3)
+    doubtful = rng.random(len(p)) < 0.35
+    seen = (rng.random(len(p))[:, None] >= p.cumsum(1)).sum(1).clip(max=3)
+    labels = np.where(doubtful, seen, flip_labels(true, np.full((4, 4), 0.05) + 0.8 * np.eye(4), seed=4))
+    wrong = (labels != true).sum()
+    candidates = Candidates(classes, -np.log(p.clip(1e-12)))
+    found = noise_posterior(candidates, labels, 4, temperature=1.0)
+    full = noise_posterior(candidates, labels, 4, temperature=1.0, reliance=1.0)
+    assert abs(found.expected_wrong - wrong) < abs(full.expected_wrong - wrong)
+    assert full.expected_wrong < wrong
+    assert found.interval[0] < wrong < found.interval[1]
+    assert found.interval[0] <= full.expected_wrong <= found.expected_wrong <= found.interval[1]
 
 
 def test_posterior_with_few_of_many_classes_agrees_with_all() -> None:

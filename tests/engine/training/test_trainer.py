@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from engine.data.dataset import JoinedImages
 from engine.progress import Progress
-from engine.training.batches import augment, normalize, read_batches
+from engine.training.batches import SoftLabels, augment, normalize, read_batches
 from engine.training.models import Classifier, small_network
 from engine.training.trainer import TrainingPlan, load_snapshot, one_cycle, snapshots, train
 from tests.conftest import blob
@@ -54,6 +55,18 @@ def test_training_learns(tmp_path: Path) -> None:
     with torch.inference_mode():
         predicted = model(normalize(torch.from_numpy(IMAGES))).argmax(1).numpy()
     assert (predicted == LABELS).mean() > 0.95
+
+
+def test_certain_beliefs_train_as_labels_do(tmp_path: Path) -> None:
+    """Also where a belief names one class twice, and where the images lie in two arrays."""
+    hard = trained(tmp_path / "hard", "erm")
+    classes = np.stack([LABELS, LABELS, (LABELS + 1) % 3], 1)
+    beliefs = SoftLabels(classes, np.tile([0.25, 0.75, 0.0], (len(LABELS), 1)), 3)
+    soft, images = network(), JoinedImages(IMAGES[:20], IMAGES[20:])
+    plan = TrainingPlan(4, batch_size=16)
+    train(soft, images, beliefs, plan, stage="test", seed=5, device=CPU, checkpoint=tmp_path / "soft", report=lambda step: None)
+    for one, other in zip(hard.state_dict().values(), soft.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.gpu
