@@ -100,8 +100,8 @@ def transition(classes: list[str], true: np.ndarray, given: np.ndarray, probabil
     figure.add_trace(heat, row=1, col=1)
     figure.add_trace(kept, row=1, col=2)
     figure.update_xaxes(title="given label", side="top", showgrid=False, row=1, col=1, **class_axis(classes))
-    figure.update_xaxes(title="labelled right, %", side="top", range=[0, 100], row=1, col=2)
-    figure.update_yaxes(showgrid=False, range=[count - 0.5, -0.5], **class_axis(classes))
+    figure.update_xaxes(title="labelled right, %", side="top", range=[0, 102], row=1, col=2)
+    figure.update_yaxes(showgrid=False, zeroline=False, range=[count - 0.5, -0.5], **class_axis(classes))
     figure.update_yaxes(title="true label", row=1, col=1)
     return figure.update_layout(height=max(360, min(900, 26 * count + 150)), margin=MARGIN)
 

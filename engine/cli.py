@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from engine.bench import bench
 from engine.client import opened, start_app, submit_and_wait
 from engine.config import BUDGETS, CLASSICAL_METHODS, CURVATURES, DEFAULT_METHODS, DEMO_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
 from engine.errors import InputError
@@ -213,7 +214,7 @@ def _absolute(spec: str | None) -> str | None:
     return spec if spec == "demo" else absolute(spec)
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, bench):
     main.add_command(command)
 
 if __name__ == "__main__":

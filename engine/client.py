@@ -55,7 +55,13 @@ def opened(workspace: str) -> Iterator[tuple["Workspace", "sqlite3.Connection"]]
 
 
 def wait(folder: "Workspace", connection: "sqlite3.Connection", run: str, as_json: bool) -> None:
-    """Show a run's progress until it ends, then its result; exits with 2 where the input was bad, 1 where it ended otherwise."""
+    """Show a run's progress until it ends, then its result."""
+    result = result_of(folder, connection, run)
+    click.echo(json.dumps(result)) if as_json else _print_result(result)
+
+
+def result_of(folder: "Workspace", connection: "sqlite3.Connection", run: str) -> dict[str, Any]:
+    """A run's result, once it is there; progress on stderr. Exits with 2 where the input was bad, 1 where it ended otherwise."""
     from engine.runs.store import FINISHED, get_run
 
     try:
@@ -69,8 +75,8 @@ def wait(folder: "Workspace", connection: "sqlite3.Connection", run: str, as_jso
         click.echo(f"sharpeye: {note}", err=True)
     if row.state == "done":
         assert row.result is not None
-        click.echo(row.result) if as_json else _print_result(json.loads(row.result))
-        return
+        result: dict[str, Any] = json.loads(row.result)
+        return result
     message = row.message or f"it was canceled; `sharpeye resume {run}` goes on with it"
     click.echo(f"sharpeye: run {run}: {message}", err=True)
     raise click.exceptions.Exit(1 if row.exit_code is None else row.exit_code)

@@ -196,16 +196,17 @@ def confirm_delete(row: RunRow) -> None:
 def show_result(result: dict[str, Any]) -> None:
     """What a run found."""
     share = result["expected_wrong"] / result["n"]
-    interval = "–".join(f"{end:,.0f}" for end in result["expected_wrong_interval"])
     for column, (name, value) in zip(
         st.columns(4),
         [
-            ("images", f"{result['n']:,}"), (f"expected wrong ({share:.1%})", f"≈ {result['expected_wrong']:,.0f} ({interval})"),
+            ("images", f"{result['n']:,}"), (f"expected wrong ({share:.1%})", f"≈ {result['expected_wrong']:,.0f}"),
             ("left out", f"{result['skipped']:,}"), ("computed in", duration(result["seconds"])),
         ],
         strict=True,
     ):  # fmt: skip
         column.metric(name, value)
+    low, high = result["expected_wrong_interval"]
+    st.caption(f"Between {low:,.0f} and {high:,.0f} labels are expected to be wrong.")
     titles = {
         "auc": "detection AUC",
         "ap": "average precision",

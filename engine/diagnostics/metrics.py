@@ -3,9 +3,10 @@
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from engine.influence.base import Scores
+from engine.influence.base import Candidates, Scores
 
 Quality = dict[str, float | None]
+CLEAN_ABOVE = 0.5
 
 
 def quality(scores: Scores, labels: np.ndarray, true_labels: np.ndarray | None) -> Quality:
@@ -38,3 +39,19 @@ def quality(scores: Scores, labels: np.ndarray, true_labels: np.ndarray | None) 
         if wrong.any():
             result["relabel_accuracy"] = float(right[wrong].mean())
     return result
+
+
+def label_accuracy(labels: np.ndarray, beliefs: Candidates, true_labels: np.ndarray | None) -> Quality:
+    """Share of right labels, `given` as they are and `cleaned` with every suggestion applied whose posterior is above CLEAN_ABOVE.
+
+    Args:
+        labels: given labels, (N,).
+        beliefs: −log posterior of every candidate label.
+        true_labels: (N,), −1 where unknown, or None.
+    """
+    if true_labels is None or not (true_labels >= 0).any():
+        return {"given": None, "cleaned": None}
+    known = true_labels >= 0
+    best = beliefs.best()
+    cleaned = np.where(np.exp(-beliefs.of(best)) > CLEAN_ABOVE, best, labels)
+    return {"given": float((labels == true_labels)[known].mean()), "cleaned": float((cleaned == true_labels)[known].mean())}

@@ -16,7 +16,7 @@ from engine.curvature.linearization import HEAD_BATCH, predict
 from engine.data.dataset import LabeledImages
 from engine.data.load import load_splits, open_sources
 from engine.diagnostics.embedding import embed, nearest
-from engine.diagnostics.metrics import quality
+from engine.diagnostics.metrics import label_accuracy, quality
 from engine.errors import InputError
 from engine.files import replacing
 from engine.influence.base import Candidates, Evaluation, Method, Scores, ScoringContext
@@ -98,6 +98,7 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
         "peak_memory_mb": peak_memory_mb(),
         "expected_wrong": round(beliefs.expected_wrong, 1),
         "expected_wrong_interval": [round(end, 1) for end in beliefs.interval],
+        "label_accuracy": label_accuracy(training.labels, beliefs.candidates, training.true_labels),
         "ranked_by": methods[0].name,
         "skipped": len(training.skipped) + len(validation.skipped),
         "methods": summaries,

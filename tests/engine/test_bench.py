@@ -1,0 +1,59 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from engine.bench import PAPER, markdown, sources
+from engine.errors import InputError
+from tests.engine.test_cli import sharpeye
+
+
+@pytest.fixture
+def data(make_folder: Callable[..., Path], tmp_path: Path) -> Path:
+    """A folder in the layout of CIFAR-10N's Parquet files, with 60 and 24 small images."""
+    for seed, (name, per_class, wrong) in enumerate((("train", 20, 3), ("test", 8, 0))):
+        files = sorted(make_folder(name, per_class, wrong=wrong, seed=seed).rglob("*.png"))
+        classes = ["ant", "bee", "cat"]
+        table = pd.DataFrame({"image": [{"bytes": file.read_bytes()} for file in files]})
+        table["label"] = [classes.index(file.name.split("-")[0]) for file in files]
+        table["worse_label"] = [classes.index(file.parent.name) for file in files]
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    return tmp_path
+
+
+def test_bench_runs_every_seed_and_prints_the_paper_beside_it(data: Path) -> None:
+    options = [
+        "cifar10n",
+        "--data",
+        data,
+        "--seeds",
+        2,
+        "--budget",
+        "fast",
+        "--method",
+        "val_loss,fvm",
+        "--workspace",
+        data / "ws",
+    ]
+    outcome = sharpeye("bench", *options)
+    assert outcome.exit_code == 0, outcome.stderr
+    lines = outcome.stdout.splitlines()
+    assert lines[0].startswith("| labels | method | detection AUC |")
+    assert [line.split(" | ")[1] for line in lines[2:5]] == ["val_loss", "fvm", "*fvm in the paper*"]
+    assert "±" in lines[2]
+    assert all(line.count("|") == lines[0].count("|") for line in lines[1:5])
+    assert "right labels 85.00 % as given" in lines[-1]
+    again = sharpeye("bench", *options, "--json")
+    results = json.loads(again.stdout)["cifar10n worse"]
+    assert [result["n"] for result in results] == [60, 60]
+    assert markdown({"cifar10n worse": results}).splitlines() == lines
+
+
+def test_bench_says_which_files_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"CIFAR-100_human.pt"):
+        sources(str(tmp_path), "CIFAR100", "noisy_label")
+    (tmp_path / "CIFAR-100_human.pt").touch()
+    assert sources(str(tmp_path), "CIFAR100", "noisy_label")["train"] == "torchvision:CIFAR100/train"
+    assert set(PAPER) == {"cifar10n aggre", "cifar10n random1", "cifar10n worse", "cifar100n noisy"}
