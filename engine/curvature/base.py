@@ -28,12 +28,13 @@ GradientBatches = Iterable[tuple[Gradients, int]]
 """Batches of factored gradients Jᵀv with Σ_k v_k v_kᵀ = Hessian of the loss in the logits, and their number of images."""
 
 
-def squared_norms(whitened: Tensor) -> Tensor:
-    """(K, B, …) -> sums of squares over what follows, (K, B)."""
-    return whitened.flatten(2).square().sum(2)
+def squared_norms(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """(K, B, …) -> sums of squares over what follows, weighted by a tensor of its shape, (K, B)."""
+    squares = values.flatten(2).square()
+    return squares.sum(2) if weights is None else squares @ weights.flatten()
 
 
-def gram(whitened: Tensor) -> Tensor:
-    """(K, B, …) -> inner products between the K rows of each image, (B, K, K)."""
-    rows = whitened.flatten(2).transpose(0, 1)
-    return rows @ rows.mT
+def gram(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """(K, B, …) -> inner products between the K rows of each image, weighted by a tensor of a row's shape, (B, K, K)."""
+    rows = values.flatten(2).transpose(0, 1)
+    return (rows if weights is None else rows * weights.flatten()) @ rows.mT

@@ -31,6 +31,11 @@ class LayerGradients:
         """The gradients themselves, (K, B, O, I)."""
         return torch.einsum("kbpo,bpi->kboi", self.output_gradients, self.activations)
 
+    def gram(self) -> Tensor:
+        """Inner products between the K gradients of each image, (B, K, K), without forming them: Σ_pq ⟨a_p, a_q⟩⟨b_kp, b_lq⟩."""
+        mixed = (self.activations @ self.activations.mT) @ self.output_gradients
+        return torch.einsum("kbpo,lbpo->bkl", self.output_gradients, mixed)
+
 
 Gradients = dict[str, LayerGradients]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from engine.curvature import kronecker
 from engine.curvature.dense import DenseCurvature
 from engine.curvature.diagonal import DiagonalCurvature
 from engine.curvature.gradients import Backward, Gradients, fisher_vectors, head_gradients, select_layers
@@ -163,7 +164,30 @@ def test_both_orders_of_rotation_agree(problem, kinds: int) -> None:
     gradients, _ = gradients_of(model, layers, images, kinds)
     for name, layer in curvature.layers.items():
         expected = torch.einsum("oq,kboi,ij->kbqj", layer.outputs, gradients[name].dense(), layer.inputs)
-        torch.testing.assert_close(layer.rotated(gradients[name]), expected)
+        rotated, whole = layer.rotated(gradients[name])
+        torch.testing.assert_close(rotated, expected)
+        rows = gradients[name].dense().flatten(2).transpose(0, 1)
+        torch.testing.assert_close(whole(), rows @ rows.mT)
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_negligible_eigenvectors_may_be_left_out(problem, monkeypatch: pytest.MonkeyPatch, corrected: bool) -> None:
+    model, layers, images = problem
+    gradients, _ = gradients_of(model, layers, images)
+
+    def fitted() -> KroneckerCurvature:
+        return KroneckerCurvature.fit(lambda: batches(model, layers, images), 100.0, corrected)
+
+    short = fitted()
+    monkeypatch.setattr(kronecker, "NEGLIGIBLE", -1.0)
+    long = fitted()
+    assert all(layer.complete for layer in long.layers.values())
+    assert not all(layer.complete for layer in short.layers.values())
+    quadratic = short.inverse_quadratic(gradients)
+    assert ((quadratic / long.inverse_quadratic(gradients) - 1).abs() < (0.1 if corrected else 0.05)).all()
+    matrix = short.inverse_gram(gradients)
+    torch.testing.assert_close(matrix.diagonal(dim1=1, dim2=2).T, quadratic)
+    assert (torch.linalg.eigvalsh(matrix) > 0).all()
 
 
 def test_matrix_products_of_curvlinops_agree(problem) -> None:
