@@ -157,7 +157,11 @@ def show_run(run: str) -> None:
     for note in row.notes.splitlines():
         st.warning(note)
     if folder.result.exists():
-        show_result(json.loads(folder.result.read_text()))
+        result = json.loads(folder.result.read_text())
+        if "expected_wrong_interval" in result:
+            show_result(result)
+        else:
+            st.info("This run was computed by an earlier version of Sharpeye: start it again to review it.")
     with st.container(horizontal=True):
         if folder.result.exists() and st.button(
             "Review suspects", type="primary", icon=":material/grid_view:", key=f"review-{run}"

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch_file
 from safetensors.torch import save_file as save_torch_file
 
-from engine.config import digest
+from engine.config import VERSION, digest
 from engine.curvature.base import Curvature
 from engine.curvature.fit import fit_curvature, restore_curvature
 from engine.data.dataset import JoinedImages, LabeledImages
@@ -24,8 +24,6 @@ from engine.training.models import Classifier, build_model, whiten
 from engine.training.trainer import Snapshot, TrainingPlan, snapshots, train
 
 WHITENING_IMAGES = 2000
-# Of the evaluations and scores kept; what an earlier version kept in another layout is computed again.
-LAYOUT = 2
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def evaluate_minimum(
 ) -> Evaluation:
     """The training set's evaluation at a minimum: its curvature, then the scores; read where they exist."""
     config, model = stage.config, trained.model
-    upstream = [trained.key, config.curvature, config.parameters, config.damping, validation.key()]
+    upstream = [VERSION, trained.key, config.curvature, config.parameters, config.damping, validation.key()]
     factored = stage.workspace.artifact("curvature", digest(upstream))
     if not factored.exists():
         stage.report(Progress("curvature", 0, 1, "fit", None, 0.0, 0.0))
@@ -149,7 +147,7 @@ def evaluate_minimum(
         state = with_smaller_batches(fit, stage.note).state()
         with replacing(factored) as temporary:
             save_torch_file({name: value.cpu().contiguous() for name, value in state.items()}, temporary)
-    artifact = stage.workspace.artifact("evaluation", digest(LAYOUT, upstream, training.key(), config.candidates, config.mirror))
+    artifact = stage.workspace.artifact("evaluation", digest(upstream, training.key(), config.candidates, config.mirror))
     if not artifact.exists():
         curvature = restore_curvature(config.curvature, load_torch_file(factored, device=str(stage.device)))
 

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from safetensors.numpy import load_file, save_file
 
-from engine.config import RunConfig, digest
+from engine.config import VERSION, RunConfig, digest
 from engine.curvature.linearization import HEAD_BATCH, predict
 from engine.data.dataset import LabeledImages
 from engine.data.load import load_splits, open_sources
@@ -25,7 +25,7 @@ from engine.influence.noise_posterior import NoisePosterior
 from engine.influence.trajectory import TrajectoryContext
 from engine.progress import Progress, Report
 from engine.runs.diagnosis import write_canaries, write_figures
-from engine.runs.minimum import LAYOUT, Trained, evaluate_minimum, validation_minimum
+from engine.runs.minimum import Trained, evaluate_minimum, validation_minimum
 from engine.runs.stage import Note, Stage, image_report
 from engine.runs.store import RunRow, describe_dataset, store
 from engine.runs.submission import identify
@@ -147,7 +147,7 @@ def classical_scores(
     """Scores of a method on the network trained on the given labels, how many seconds they took, and how much memory at most;
     read where they exist."""
     config = stage.config
-    key = digest(LAYOUT, trained.origins["pretrain"], validation.key(), config.parameters, config.damping, config.mirror)
+    key = digest(VERSION, trained.origins["pretrain"], validation.key(), config.parameters, config.damping, config.mirror)
     artifact = stage.workspace.artifact(f"scores-{method.name}", key)
     if not artifact.exists():
         stage.report(Progress(f"score ({method.name})", 0, 1, "fit", None, 0.0, 0.0))

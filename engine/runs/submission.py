@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from engine.config import BUDGETS, CURVATURES, OPTIMIZERS, PARAMETERS, RunConfig, digest
+from engine.config import BUDGETS, CURVATURES, OPTIMIZERS, PARAMETERS, VERSION, RunConfig, digest
 from engine.data.load import open_sources, trusted_list
 from engine.data.sources import Source, read_csv
 from engine.errors import InputError
@@ -30,7 +30,7 @@ def identify(config: RunConfig, sources: tuple[Source, Source | None]) -> tuple[
     trusted: object = validation and [validation.name, validation.stamp]
     if listed := trusted_list(config):
         trusted = read_csv(listed).to_csv()
-    return digest(asdict(config), dataset, trusted), dataset
+    return digest(VERSION, asdict(config), dataset, trusted), dataset
 
 
 def submit_run(connection: sqlite3.Connection, config: RunConfig) -> RunRow:
