@@ -165,7 +165,7 @@ def reliability(suggestions: dict[str, list[float]]) -> go.Figure:
         hovertemplate="sure to %{x:.0%}: %{y:.0%} are right; %{customdata:.1%} of the images<extra></extra>",
     )  # fmt: skip
     figure.update_xaxes(title="confidence of a suggestion", range=[0, 1.02])
-    figure.update_yaxes(title="share of right ones", range=[0, 1.02])
+    figure.update_yaxes(title="share of right ones", range=[0, 1.08])
     return figure.update_layout(height=300, margin=MARGIN)
 
 

@@ -272,6 +272,7 @@ def test_from_the_figures_to_the_images_on_which_methods_disagree(page: Page, re
     write_figures(workspace, run)
     page.goto(f"{app.url}/diagnostics")
     for name in (
+        "Estimated label noise",
         "AUC against accuracy",
         "AUC along flat training",
         "Distributions of influence",
@@ -282,7 +283,7 @@ def test_from_the_figures_to_the_images_on_which_methods_disagree(page: Page, re
         plot.scroll_into_view_if_needed()
         expect(plot).to_be_visible()
     page.get_by_text("sharpness R^γ − R", exact=True).click()
-    expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("sharpness R^γ − R")
+    expect(page.locator(".js-plotly-plot .xtitle", has_text="sharpness R^γ − R").first).to_be_visible()
     page.get_by_role("link", name="Compare").click()
     page.get_by_text("How alike the rankings are").wait_for()
     page.get_by_role("button", name="Review these 24 images").click()
