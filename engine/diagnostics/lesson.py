@@ -93,11 +93,11 @@ def compute(workspace: Workspace, optimizer: str, strength: float) -> Lesson:
         return snapshots(plan, len(images), checkpoint)
 
     [pretrained] = stage(
-        "pretrain", training, TrainingPlan(epochs=6, learning_rate=0.2, batch_size=64, label_smoothing=0.1, snapshots=1)
+        "pretrain", training, TrainingPlan(epochs=5, learning_rate=0.2, batch_size=64, label_smoothing=0.1, snapshots=1)
     )
     load_snapshot(model, pretrained, device)
     plan = TrainingPlan(
-        epochs=12, optimizer=optimizer, learning_rate=0.05, batch_size=64, rho=strength, sigma=strength, snapshots=3
+        epochs=10, optimizer=optimizer, learning_rate=0.05, batch_size=64, rho=strength, sigma=strength, snapshots=3
     )
     way = [pretrained, *stage(f"{optimizer}-{strength:g}", validation, plan)]
 

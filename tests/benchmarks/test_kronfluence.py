@@ -31,7 +31,7 @@ from engine.training.devices import select_device
 from engine.training.models import input_size, small_network
 from engine.training.trainer import TrainingPlan, train
 
-FACTOR_IMAGES = 500
+FACTOR_IMAGES = 1500
 SCORED = 512
 DAMPING = 0.1
 BATCH = 128

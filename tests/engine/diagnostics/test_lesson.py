@@ -14,7 +14,7 @@ def test_the_experiment_measures_what_the_lesson_shows(tmp_path: Path, monkeypat
     lesson.main(workspace, "sam", 0.05)
     found = lesson.read_lesson(workspace, "sam", 0.05)
     assert found is not None
-    assert [one["epoch"] for one in found["checkpoints"]] == [0, 1, 6, 12]
+    assert [one["epoch"] for one in found["checkpoints"]] == [0, 1, 6, 10]
     assert all(0 <= one[name] <= 1 for one in found["checkpoints"] for name in ("new", "classical"))
     assert found["checkpoints"][-1]["risk"] < found["checkpoints"][0]["risk"]
     assert sum(found["histogram"]["wrong"]) == pytest.approx(1)
