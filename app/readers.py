@@ -158,18 +158,23 @@ class Review:
         is_open = self.verdict == 0
         suspects = self.order[is_open[self.order]][:SUSPECTS_AHEAD]
         changed = (self.label >= 0) & (self.label != self.given)
-        left = float(self.wrong[is_open].sum()) / max(float(self.wrong.sum()), 1e-9)
+        expected, expected_open = float(self.wrong.sum()), float(self.wrong[is_open].sum())
         return {
             "images": len(self),
             "decided": int((~is_open).sum()),
             "changed": int(changed.sum()),
-            "expected": float(self.wrong.sum()),
-            "expected_open": float(self.wrong[is_open].sum()),
-            "interval_open": [end * left for end in self.result["expected_wrong_interval"]],
+            "expected": expected,
+            "expected_open": expected_open,
+            "interval_open": [end * expected_open / max(expected, 1e-9) for end in self.result["expected_wrong_interval"]],
             "next": len(suspects),
             "expected_next": float(self.wrong[suspects].sum()),
             "likely_next": int((self.wrong[suspects] > 0.5).sum()),
         }
+
+
+def outdated(result: dict[str, Any]) -> bool:
+    """Whether a result was computed by a version that left out what the pages show."""
+    return "expected_wrong_interval" not in result
 
 
 def review(run: str) -> Review:
@@ -195,7 +200,7 @@ def _read_review(run: str, dataset: str, written: int) -> Review:
     folder = workspace().run(run)
     result = json.loads(folder.result.read_text())
     schema = pq.read_schema(folder.scores)
-    if "expected_wrong_interval" not in result or "image_row" not in schema.names:
+    if outdated(result) or "image_row" not in schema.names:
         raise InputError(f"run {run} was computed by an earlier version of Sharpeye: start it again")
     columns = ["id", "given_label", "suggested_label", "rank", "confidence", "wrong_probability", "image_row"]
     table = pd.read_parquet(folder.scores, columns=columns + (["true_label"] if "true_label" in schema.names else []))

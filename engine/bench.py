@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from engine.client import opened, result_of
-from engine.config import BUDGETS, CLASSICAL_METHODS, DEFAULT_METHODS, RunConfig
+from engine.config import CLASSICAL_METHODS, DEFAULT_METHODS, RunConfig
 from engine.errors import InputError
 from engine.files import absolute
-from engine.options import DEVICE, JSON, WORKSPACE
+from engine.options import BUDGET, DEVICE, JSON, LIMIT, WORKSPACE, method_names
 
 # Detection AUC and suggestion accuracy of FVM, in percent (arXiv 2505.19097).
 PAPER = {
@@ -27,8 +27,8 @@ MEASURES = {
 OPTIONS = (
     click.option("--data", required=True, metavar="DIR", help="train.parquet and test.parquet, or torchvision's root with CIFAR-*_human.pt."),
     click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs with seeds 0 to N − 1."),
-    click.option("--budget", type=click.Choice(BUDGETS), default="standard", show_default=True, help="How long to train."),
-    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Use at most N training images, evenly spaced."),
+    BUDGET,
+    LIMIT,
     click.option("--method", "methods", default=",".join((*DEFAULT_METHODS, *CLASSICAL_METHODS)), metavar="A,B,…", help="Methods.  [default: all]"),
     DEVICE,
     WORKSPACE,
@@ -93,9 +93,7 @@ def _run(
     with opened(workspace) as (folder, connection):
         for noise in noises:
             for seed in range(seeds):
-                config = RunConfig(
-                    methods=tuple(methods.split(",")), seed=seed, **sources(data, images, COLUMNS[noise]), **options
-                )
+                config = RunConfig(methods=method_names(methods), seed=seed, **sources(data, images, COLUMNS[noise]), **options)
                 row = submit_run(connection, config)
                 results.setdefault(f"{name} {noise}", []).append(result_of(folder, connection, row.id))
     click.echo(json.dumps(results) if as_json else markdown(results))

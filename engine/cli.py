@@ -8,11 +8,11 @@ import click
 
 from engine.bench import bench
 from engine.client import opened, start_app, submit_and_wait
-from engine.config import BUDGETS, CLASSICAL_METHODS, CURVATURES, DEFAULT_METHODS, DEMO_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
+from engine.config import CLASSICAL_METHODS, CURVATURES, DEFAULT_METHODS, DEMO_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
 from engine.errors import InputError
 from engine.files import absolute
 from engine.manage import COMMANDS
-from engine.options import DEMO_WORKSPACE, DEVICE, FIGURES, JSON, SERVER, WORKSPACE, workspace_option
+from engine.options import BUDGET, DEMO_WORKSPACE, DEVICE, FIGURES, JSON, LIMIT, SERVER, WORKSPACE, method_names, workspace_option
 
 
 class InputErrorsExit2(click.Group):
@@ -89,7 +89,7 @@ def main() -> None:
     help="Official CIFAR-10N/100N .pt beside torchvision:CIFAR10/100; --label-column picks its column.",
 )
 @click.option("--torchvision-root", metavar="DIR", help="Where torchvision keeps its datasets.  [default: ~/.cache/torchvision]")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Use at most N training images, evenly spaced.")
+@LIMIT
 @click.option(
     "--image-size",
     type=click.IntRange(16, 1024),
@@ -143,7 +143,7 @@ def main() -> None:
     show_default=True,
     help="Relative to the mean eigenvalue.",
 )
-@click.option("--budget", type=click.Choice(BUDGETS), default="standard", show_default=True, help="How long to train.")
+@BUDGET
 @click.option(
     "--candidates/--no-candidates", default=True, show_default=True, help="Score every candidate label, or the given label only."
 )
@@ -168,9 +168,7 @@ def run(workspace: str, as_json: bool, methods: str, **options: Any) -> None:
       sharpeye run --train train.csv --validation share:0.1 --model resnet18 --weights pretrained
       sharpeye run --config run.toml --seed 1 --json
     """
-    names = tuple(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
-    if not names:
-        raise InputError("--method: name at least one method")
+    names = method_names(methods)
     for option in ("train", "validation", "weights", "human_labels", "torchvision_root"):
         options[option] = _absolute(options[option])
     submit_and_wait(RunConfig(methods=names, **options), workspace, as_json)

@@ -5,8 +5,13 @@ from typing import Any
 
 import click
 
+from engine.config import BUDGETS
+from engine.errors import InputError
+
 DEFAULT_WORKSPACE = "~/.sharpeye"
 DEMO_WORKSPACE = "~/.sharpeye/demo"
+BUDGET = click.option("--budget", type=click.Choice(BUDGETS), default="standard", show_default=True, help="How long to train.")
+LIMIT = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Use at most N training images, evenly spaced.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 FIGURES = click.option(
     "--figures/--no-figures", default=False, show_default=True, help="Also the figures of the Diagnostics page; takes minutes."
@@ -20,6 +25,18 @@ def workspace_option(default: str) -> Callable[[Any], Any]:
 
 
 WORKSPACE = workspace_option(DEFAULT_WORKSPACE)
+
+
+def method_names(text: str) -> tuple[str, ...]:
+    """The methods of `--method A,B,…`, each once.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise InputError("--method: name at least one method")
+    return names
 
 
 def SERVER(command: Any) -> Any:

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.commands import submit
 from app.parts import plain
-from app.readers import all_runs, run_title, workspace
+from app.readers import all_runs, outdated, run_title, workspace
 from engine.config import BUDGETS, CLASSICAL_METHODS, CURVATURES, DEFAULT_METHODS, DEMO_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
 from engine.errors import InputError
 from engine.runs import store
@@ -158,10 +158,10 @@ def show_run(run: str) -> None:
         st.warning(note)
     if folder.result.exists():
         result = json.loads(folder.result.read_text())
-        if "expected_wrong_interval" in result:
-            show_result(result)
-        else:
+        if outdated(result):
             st.info("This run was computed by an earlier version of Sharpeye: start it again to review it.")
+        else:
+            show_result(result)
     with st.container(horizontal=True):
         if folder.result.exists() and st.button(
             "Review suspects", type="primary", icon=":material/grid_view:", key=f"review-{run}"

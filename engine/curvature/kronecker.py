@@ -132,7 +132,7 @@ class Basis:
         """
         if not self.shared or damping < TRUNCATED_FROM:
             return self
-        values, shift = torch.outer(self.output_values, self.input_values), damping * self.mean
+        values, shift = self.spectrum()[0], damping * self.mean
         scores = values / (values + shift)
         changes, bearable = values / shift - scores, NEGLIGIBLE * scores.sum() / 2
         a, b = _needed(changes.sum(0), bearable), _needed(changes.sum(1), bearable)

@@ -15,6 +15,8 @@ STEPS = {
     "thorough": {"pretrain": 800, "minimum": 300, "refine": 800, "final minimum": 300},
 }
 LEARNING_RATES = {"pretrain": 0.2, "minimum": 0.05, "refine": 0.15, "final minimum": 0.02}
+# Stages whose way the figures and the classical methods look at; the others leave no snapshots behind.
+FOLLOWED = ("pretrain", "minimum")
 PRETRAINED_FACTOR = 0.1
 SMOOTHING = 0.1
 
@@ -37,6 +39,7 @@ def plans(budget: str, images: dict[str, int], mirrored: bool, pretrained: bool)
             learning_rate=LEARNING_RATES[name] * (PRETRAINED_FACTOR if pretrained else 1.0),
             label_smoothing=SMOOTHING if name == "pretrain" else 0.0,
             mirrored=mirrored,
+            snapshots=TrainingPlan.snapshots if name in FOLLOWED else 0,
         )
     return found
 
