@@ -139,4 +139,8 @@ def markdown(results: dict[str, list[dict[str, Any]]]) -> str:
             f"ranked by {runs[0]['ranked_by']}; right labels {given:.2f} % as given, {cleaned:.2f} % with every suggestion applied "
             "that is more likely right than not."
         )
-    return "\n".join([*lines, "", *notes])
+        stages = {stage: fmean(run["stage_seconds"].get(stage, 0.0) for run in runs) for stage in runs[0]["stage_seconds"]}
+        notes.append(
+            f"{name}: minutes of each stage: " + ", ".join(f"{stage} {spent / 60:.1f}" for stage, spent in stages.items())
+        )
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)])

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from engine.errors import InputError
 
 # Changes when the same configuration computes, or keeps, something else: a part of what identifies runs and artifacts.
-VERSION = 2
+VERSION = 3
 BUDGETS = ("fast", "standard", "thorough")
 OPTIMIZERS = ("lpf-sgd", "sam", "erm")
 PARAMETERS = ("head", "last-block", "all")

@@ -1,5 +1,6 @@
 """What a progress display needs to know, and the one on stderr."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,20 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+
+
+def timed(report: Report, seconds: dict[str, float]) -> Report:
+    """A report that also adds to `seconds`, stage by stage, how long each lasted from one report to the next."""
+    last: list[tuple[str, float]] = []
+
+    def told(step: Progress) -> None:
+        now = time.monotonic()
+        for stage, since in last:
+            seconds[stage] = seconds.get(stage, 0.0) + now - since
+        last[:] = [(step.stage, now)]
+        report(step)
+
+    return told
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ def evaluate(
     curvature: Curvature,
     images: Images,
     labels: np.ndarray,
+    classes: np.ndarray | None = None,
     *,
     parameters: str,
     all_candidates: bool,
@@ -39,6 +41,7 @@ def evaluate(
         curvature: fitted there, over the same `parameters`.
         images: uint8, (N, S, S, 3).
         labels: given labels, (N,).
+        classes: candidate classes, (N, k); None: see `candidate_classes`.
         parameters: what the influence is taken over.
         all_candidates: score every candidate label, not only the given one.
         mirrored: average each quantity over the image and its mirror image.
@@ -58,15 +61,15 @@ def evaluate(
             given = torch.from_numpy(labels[rows]).to(device)
             seen = [linearize(model, layers, view, parameters) for view in views]
             losses = torch.stack([-p.clamp_min(SMALLEST_PROBABILITY).log() for _, p, _ in seen]).mean(0)
-            classes = candidate_classes(losses, given)
+            chosen = candidate_classes(losses, given) if classes is None else torch.from_numpy(classes[rows]).to(device)
             influence, leverage = zip(
-                *[view_influence(curvature, jacobian, p, classes if all_candidates else None, given) for _, p, jacobian in seen],
+                *[view_influence(curvature, jacobian, p, chosen if all_candidates else None, given) for _, p, jacobian in seen],
                 strict=True,
             )
             features = torch.stack([phi for phi, _, _ in seen]).mean(0)
             kept = (
-                classes,
-                losses.gather(1, classes),
+                chosen,
+                losses.gather(1, chosen),
                 torch.stack(influence).mean(0),
                 torch.stack(leverage).mean(0),
                 features.half(),
@@ -83,6 +86,19 @@ def evaluate(
         features=columns[4],
         seconds=time.monotonic() - started,
         memory_mb=memory_mb,
+    )
+
+
+def mean_evaluation(parts: list[Evaluation]) -> Evaluation:
+    """Mean losses, influence and leverage of evaluations of the same candidate classes; the features are those of the last."""
+    leverage = [part.leverage for part in parts if part.leverage is not None]
+    return replace(
+        parts[-1],
+        losses=np.mean([part.losses for part in parts], axis=0),
+        influence=np.mean([part.influence for part in parts], axis=0),
+        leverage=np.mean(leverage, axis=0) if leverage else None,
+        seconds=sum(part.seconds for part in parts),
+        memory_mb=max(part.memory_mb for part in parts),
     )
 
 

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine.config import RunConfig
 from engine.errors import InputError
 from engine.influence.base import Candidates, Method, Scores, ScoringContext
 from engine.influence.baselines import margin, val_loss
 from engine.influence.confident_learning import confident_learning
-from engine.influence.noise_posterior import NoisePosterior, noise_posterior
+from engine.influence.noise_posterior import SMALLEST, NoisePosterior, noise_posterior
 from engine.influence.validation_minima import influence, normalized_influence
 
 if TYPE_CHECKING:
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def _fvm_posterior(context: ScoringContext) -> Scores:
-    energies = Candidates(context.evaluation.classes, context.evaluation.influence)
+    """The noise posterior with p(t|x) ∝ I(x, t)^(−1/temperature): as I is a quadratic form, its logarithm is linear in log(1 − p_t)
+    where the network is sure, and an image's leverage, which tells nothing of its label, drops out."""
+    energies = Candidates(context.evaluation.classes, np.log(np.maximum(context.evaluation.influence, SMALLEST)))
     return _as_scores(noise_posterior(energies, context.labels, context.class_count, reliance=context.reliance))
 
 

@@ -16,7 +16,10 @@ from engine.influence.base import Candidates
 # trust labels too much (a quarter of the wrong ones missed on the demo and on CIFAR-10N), 0 not at all.
 # `tests/benchmarks/test_canaries.py` prints what comes of it.
 RELIANCE = 0.8
-# A network that was trained on what is believed of the labels has heard of them once already (chosen on CIFAR-10N random1).
+# The longer a network was trained on given labels, or on what is believed of them, the more its predictions agree with them of
+# themselves, and the less they say beside these: of beliefs to train on after a longer training, and after that training, too.
+# Both were chosen on CIFAR-10N random1.
+REFINING_RELIANCE = 0.5
 REFINED_RELIANCE = 0.2
 RELIANCE_DOUBT = 0.2
 CERTAINTY = 1.96

@@ -19,7 +19,7 @@ from engine.influence.methods import METHODS
 from engine.influence.noise_posterior import NoisePosterior
 from engine.influence.trajectory import TrajectoryContext
 from engine.progress import Progress
-from engine.runs.minimum import evaluate_minimum, first_minimum, validation_minimum
+from engine.runs.minimum import evaluate_minima, first_minimum, validation_minima
 from engine.runs.stage import Stage
 from engine.runs.workspace import RunFolder
 
@@ -112,8 +112,8 @@ def cross_fitted(stage: Stage, training: LabeledImages, validation: LabeledImage
     for number in range(canaries.FOLDS):
         rest, held = validation.subset(fold != number), validation.subset(fold == number)
         part = stage.within(f"canaries {number + 1} of {canaries.FOLDS}")
-        trained = validation_minimum(part, config.optimizer, training, rest)
-        parts.append(evaluate_minimum(part, "score", trained, held, rest))
+        minima = validation_minima(part, config.optimizer, training, rest)
+        parts.append(evaluate_minima(part, "score", minima, held, rest))
         order.append(np.flatnonzero(fold == number))
     back = np.argsort(np.concatenate(order))
     columns = {
@@ -123,4 +123,4 @@ def cross_fitted(stage: Stage, training: LabeledImages, validation: LabeledImage
     evaluation = Evaluation(
         **columns, seconds=sum(part.seconds for part in parts), memory_mb=max(part.memory_mb for part in parts)
     )
-    return ScoringContext(validation.labels, len(training.class_names), evaluation, trained.reliance)
+    return ScoringContext(validation.labels, len(training.class_names), evaluation, minima[-1].reliance)

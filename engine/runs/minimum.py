@@ -13,9 +13,9 @@ from engine.curvature.fit import fit_curvature, restore_curvature
 from engine.data.dataset import JoinedImages, LabeledImages
 from engine.files import replacing
 from engine.influence.base import Evaluation, ScoringContext
-from engine.influence.evaluation import evaluate
+from engine.influence.evaluation import evaluate, mean_evaluation
 from engine.influence.methods import loss_posterior
-from engine.influence.noise_posterior import REFINED_RELIANCE, RELIANCE
+from engine.influence.noise_posterior import REFINED_RELIANCE, REFINING_RELIANCE, RELIANCE
 from engine.progress import Progress
 from engine.runs.stage import Stage, image_report, with_smaller_batches
 from engine.training.batches import Images, Labels, SoftLabels, read_batches
@@ -24,6 +24,8 @@ from engine.training.models import Classifier, build_model, whiten
 from engine.training.trainer import Snapshot, TrainingPlan, snapshots, train
 
 WHITENING_IMAGES = 2000
+# So that the refined network starts from other weights than the first.
+REFINED_SEED = 1000
 
 
 @dataclass(frozen=True)
@@ -45,21 +47,22 @@ class Trained:
     origins: dict[str, str]
 
 
-def validation_minimum(stage: Stage, optimizer: str, training: LabeledImages, validation: LabeledImages) -> Trained:
-    """θ̃: the first minimum or, where the budget is long enough to refine it, one from better features.
+def validation_minima(stage: Stage, optimizer: str, training: LabeledImages, validation: LabeledImages) -> list[Trained]:
+    """The networks θ̃ that `optimizer` leads to: the first minimum and, where the budget is long enough, a refined one.
 
     Refining: what is believed of the given labels at the first flat minimum (see `engine.influence.noise_posterior`) takes their
-    place, and the network is trained on these beliefs and on the validation split together, then on the latter by `optimizer`.
-    A network that was told wrong labels keeps some of them in its features; beliefs tell it far fewer.
+    place, and a new network is trained on these beliefs and on the validation split together, then on the latter by `optimizer`.
+    A network that was told wrong labels keeps some of them in its features; one that is told beliefs hears of far fewer, but
+    repeats the mistakes of the network that held them. The two err on different images: their mean is better than either.
     """
     config = stage.config
+    first = first_minimum(stage, optimizer, training, validation)
     if not config.refines:
-        return first_minimum(stage, optimizer, training, validation)
+        return [first]
     planned = _plans(stage, training, validation)
-    first = first_minimum(stage, config.optimizer, training, validation)
-    quick = replace(config, parameters="head", curvature="diagonal", candidates=False)
-    look = evaluate_minimum(replace(stage.within("first look"), config=quick), "score", first, training, validation)
-    beliefs = loss_posterior(ScoringContext(training.labels, len(training.class_names), look, first.reliance)).candidates
+    flat = first if optimizer == config.optimizer else first_minimum(stage, config.optimizer, training, validation)
+    look = evaluate_minima(stage.within("first look"), "score", [flat], training, validation)
+    beliefs = loss_posterior(ScoringContext(training.labels, len(training.class_names), look, REFINING_RELIANCE)).candidates
     soft = SoftLabels(
         np.concatenate(
             [beliefs.classes, np.broadcast_to(validation.labels[:, None], (len(validation), beliefs.classes.shape[1]))]
@@ -67,31 +70,37 @@ def validation_minimum(stage: Stage, optimizer: str, training: LabeledImages, va
         np.concatenate([np.exp(-beliefs.scores), np.eye(1, beliefs.classes.shape[1]).repeat(len(validation), 0)]),
         len(training.class_names),
     )
-    both = JoinedImages(training.images, validation.images)
-    upstream = [first.key, training.key(), validation.key(), config.mirror, RELIANCE]
-    upstream, _ = _train_stage(stage, "refine", first.model, both, soft, planned["refine"], upstream)
-    flat = replace(planned["final minimum"], optimizer=optimizer)
-    upstream, _ = _train_stage(stage, "final minimum", first.model, validation.images, validation.labels, flat, upstream)
-    return replace(first, model=first.model.eval(), key=digest(upstream), reliance=REFINED_RELIANCE)
+    both, model = JoinedImages(training.images, validation.images), _new_network(stage, training, config.seed + REFINED_SEED)
+    upstream = [flat.key, training.key(), validation.key(), config.mirror, REFINED_SEED, REFINING_RELIANCE]
+    upstream, _ = _train_stage(stage, "refine", model, both, soft, planned["refine"], upstream)
+    last = replace(planned["final minimum"], optimizer=optimizer)
+    upstream, _ = _train_stage(stage, "final minimum", model, validation.images, validation.labels, last, upstream)
+    return [first, replace(first, model=model.eval(), key=digest(upstream), reliance=REFINED_RELIANCE)]
 
 
 def first_minimum(stage: Stage, optimizer: str, training: LabeledImages, validation: LabeledImages) -> Trained:
     """A minimum of the validation risk: pre-trained on the given labels, then trained on the validation split by `optimizer`."""
-    config, device = stage.config, stage.device
-    model = build_model(config.model, len(training.class_names), config.weights, config.seed).to(device)
-    if config.model == "small" and config.weights is None:
-        rows = np.arange(min(len(training), WHITENING_IMAGES))
-        whiten(model, next(read_batches(training.images, rows, len(rows), device))[1])
+    config = stage.config
+    model = _new_network(stage, training, config.seed)
     planned = _plans(stage, training, validation)
     steps = [("minimum", validation, replace(planned["minimum"], optimizer=optimizer))]
     if config.pretrains:
         steps.insert(0, ("pretrain", training, planned["pretrain"]))
-    upstream: list[object] = [config.model, config.weights, config.seed, device.type, training.key()]
+    upstream: list[object] = [config.model, config.weights, config.seed, stage.device.type, training.key()]
     kept, origins = {}, {}
     for name, images, plan in steps:
         upstream, kept[name] = _train_stage(stage, name, model, images.images, images.labels, plan, [*upstream, images.key()])
         origins[name] = digest(upstream)
     return Trained(model.eval(), digest(upstream), RELIANCE, kept, origins)
+
+
+def _new_network(stage: Stage, training: LabeledImages, seed: int) -> Classifier:
+    config, device = stage.config, stage.device
+    model = build_model(config.model, len(training.class_names), config.weights, seed).to(device)
+    if config.model == "small" and config.weights is None:
+        rows = np.arange(min(len(training), WHITENING_IMAGES))
+        whiten(model, next(read_batches(training.images, rows, len(rows), device))[1])
+    return model
 
 
 def _plans(stage: Stage, training: LabeledImages, validation: LabeledImages) -> dict[str, TrainingPlan]:
@@ -129,10 +138,27 @@ def _train_stage(
     return with_smaller_batches(attempt, stage.note)
 
 
-def evaluate_minimum(
-    stage: Stage, title: str, trained: Trained, training: LabeledImages, validation: LabeledImages
+def evaluate_minima(
+    stage: Stage, title: str, minima: list[Trained], training: LabeledImages, validation: LabeledImages
 ) -> Evaluation:
-    """The training set's evaluation at a minimum: its curvature, then the scores; read where they exist."""
+    """The training set's evaluation, its mean over the minima, on the candidate classes of the first; read where it exists."""
+    parts: list[Evaluation] = []
+    for number, trained in enumerate(minima):
+        before = [one.key for one in minima[:number]]
+        parts.append(_evaluate(stage, title, trained, training, validation, before, parts[0].classes if parts else None))
+    return mean_evaluation(parts)
+
+
+def _evaluate(
+    stage: Stage,
+    title: str,
+    trained: Trained,
+    training: LabeledImages,
+    validation: LabeledImages,
+    before: list[str],
+    classes: np.ndarray | None,
+) -> Evaluation:
+    """One minimum's curvature, then the scores there; `before` identifies the minima that chose the candidate classes."""
     config, model = stage.config, trained.model
     upstream = [VERSION, trained.key, config.curvature, config.parameters, config.damping, validation.key()]
     factored = stage.workspace.artifact("curvature", digest(upstream))
@@ -147,7 +173,7 @@ def evaluate_minimum(
         state = with_smaller_batches(fit, stage.note).state()
         with replacing(factored) as temporary:
             save_torch_file({name: value.cpu().contiguous() for name, value in state.items()}, temporary)
-    artifact = stage.workspace.artifact("evaluation", digest(upstream, training.key(), config.candidates, config.mirror))
+    artifact = stage.workspace.artifact("evaluation", digest(upstream, training.key(), config.candidates, config.mirror, before))
     if not artifact.exists():
         curvature = restore_curvature(config.curvature, load_torch_file(factored, device=str(stage.device)))
 
@@ -157,6 +183,7 @@ def evaluate_minimum(
                 curvature,
                 training.images,
                 training.labels,
+                classes,
                 parameters=config.parameters,
                 all_candidates=config.candidates,
                 mirrored=config.mirror,

@@ -23,9 +23,9 @@ from engine.influence.base import Candidates, Evaluation, Method, Scores, Scorin
 from engine.influence.methods import loss_posterior, select_methods
 from engine.influence.noise_posterior import NoisePosterior
 from engine.influence.trajectory import TrajectoryContext
-from engine.progress import Progress, Report
+from engine.progress import Progress, Report, timed
 from engine.runs.diagnosis import write_canaries, write_figures
-from engine.runs.minimum import Trained, evaluate_minimum, validation_minimum
+from engine.runs.minimum import Trained, evaluate_minima, validation_minima
 from engine.runs.stage import Note, Stage, image_report
 from engine.runs.store import RunRow, describe_dataset, store
 from engine.runs.submission import identify
@@ -60,22 +60,23 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
         InputError: whatever is wrong with the input.
     """
     started = time.monotonic()
-    stage = Stage(config, workspace, select_device(device_name), report, note)
+    stage_seconds: dict[str, float] = {}
+    stage = Stage(config, workspace, select_device(device_name), timed(report, stage_seconds), note)
     methods = select_methods(config)
     training, validation = load(stage, row)
-    minima: dict[str, tuple[Trained, ScoringContext]] = {}
+    minima: dict[str, tuple[list[Trained], ScoringContext]] = {}
     # The classical methods alone need no validation minimum, yet suggestions, confidence and the map do.
     for name in sorted({method.minimum for method in methods} - {"trained"}) or ["erm" if config.optimizer == "erm" else "flat"]:
-        trained = validation_minimum(stage, "erm" if name == "erm" else config.optimizer, training, validation)
-        evaluation = evaluate_minimum(stage, f"score ({name})", trained, training, validation)
-        minima[name] = trained, ScoringContext(training.labels, len(training.class_names), evaluation, trained.reliance)
+        found = validation_minima(stage, "erm" if name == "erm" else config.optimizer, training, validation)
+        evaluation = evaluate_minima(stage, f"score ({name})", found, training, validation)
+        minima[name] = found, ScoringContext(training.labels, len(training.class_names), evaluation, found[-1].reliance)
     main, context = minima[methods[0].minimum] if methods[0].minimum in minima else next(iter(minima.values()))
 
     scores: dict[str, Scores] = {}
     summaries: dict[str, Result] = {}
     for method in methods:
         if method.minimum == "trained":
-            scores[method.name], seconds, memory = classical_scores(stage, method, main, training, validation)
+            scores[method.name], seconds, memory = classical_scores(stage, method, main[-1], training, validation)
         else:
             clock = time.monotonic()
             seen = minima[method.minimum][1]
@@ -87,13 +88,15 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
     folder = workspace.run(row.id)
     write_scores(folder, training, scores, beliefs)
     write_transition(folder, training, beliefs)
-    passes = sum(one.evaluation.seconds for _, one in minima.values())
+    seconds = sum(seen.evaluation.seconds for _, seen in minima.values())
+    passes = sum(len(found) for found, _ in minima.values())
     result: Result = {
         "run": row.id,
         "n": len(training),
         "classes": len(training.class_names),
         "seconds": round(time.monotonic() - started, 3),
-        "images_per_second": round(len(training) * len(minima) / passes, 1),
+        "stage_seconds": {name: round(spent, 1) for name, spent in stage_seconds.items()},
+        "images_per_second": round(len(training) * passes / seconds, 1),
         "device": _device_name(stage.device),
         "peak_memory_mb": peak_memory_mb(),
         "expected_wrong": round(beliefs.expected_wrong, 1),
@@ -108,7 +111,7 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
     }
     with replacing(folder.result) as temporary:
         temporary.write_text(json.dumps(result, indent=1))
-    write_map(stage, folder, main, context.evaluation, beliefs, training, validation)
+    write_map(stage, folder, main[-1], context.evaluation, beliefs, training, validation)
     if config.figures:
         write_canaries(stage, folder, beliefs, training, validation)
         write_figures(stage, folder, beliefs, training, validation)

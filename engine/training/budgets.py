@@ -14,7 +14,7 @@ STEPS = {
     "standard": {"pretrain": 240, "minimum": 120, "refine": 240, "final minimum": 60},
     "thorough": {"pretrain": 800, "minimum": 300, "refine": 800, "final minimum": 300},
 }
-LEARNING_RATES = {"pretrain": 0.2, "minimum": 0.05, "refine": 0.15, "final minimum": 0.02}
+LEARNING_RATES = {"pretrain": 0.2, "minimum": 0.05, "refine": 0.2, "final minimum": 0.02}
 # Stages whose way the figures and the classical methods look at; the others leave no snapshots behind.
 FOLLOWED = ("pretrain", "minimum")
 PRETRAINED_FACTOR = 0.1

@@ -24,7 +24,7 @@ from engine.influence.canaries import calibration
 from engine.influence.methods import METHODS, loss_posterior
 from engine.runs import store
 from engine.runs.diagnosis import ESTIMATED, write_canaries
-from engine.runs.minimum import evaluate_minimum, validation_minimum
+from engine.runs.minimum import evaluate_minima, validation_minima
 from engine.runs.pipeline import load
 from engine.runs.stage import Stage
 from engine.runs.submission import submit_run
@@ -54,9 +54,9 @@ def test_canaries(tmp_path: Path) -> None:
         stage = Stage(config, workspace, torch.device(select_device("auto")), lambda step: None, print)
         training, validation = load(stage, row)
         assert training.true_labels is not None
-        trained = validation_minimum(stage, config.optimizer, training, validation)
-        evaluation = evaluate_minimum(stage, "score", trained, training, validation)
-        context = ScoringContext(training.labels, len(training.class_names), evaluation, trained.reliance)
+        minima = validation_minima(stage, config.optimizer, training, validation)
+        evaluation = evaluate_minima(stage, "score", minima, training, validation)
+        context = ScoringContext(training.labels, len(training.class_names), evaluation, minima[-1].reliance)
         beliefs = loss_posterior(context)
         folder = workspace.run(row.id)
         write_canaries(stage, folder, beliefs, training, validation)

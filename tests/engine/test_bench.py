@@ -44,10 +44,14 @@ def test_bench_runs_every_seed_and_prints_the_paper_beside_it(data: Path) -> Non
     assert [line.split(" | ")[1] for line in lines[2:5]] == ["val_loss", "fvm", "*fvm in the paper*"]
     assert "±" in lines[2]
     assert all(line.count("|") == lines[0].count("|") for line in lines[1:5])
-    assert "right labels 85.00 % as given" in lines[-1]
+    assert "right labels 85.00 % as given" in lines[-2]
+    assert ": minutes of each stage: decode " in lines[-1]
     again = sharpeye("bench", *options, "--json")
     results = json.loads(again.stdout)["cifar10n worse"]
     assert [result["n"] for result in results] == [60, 60]
+    for result in results:
+        assert {"pretrain", "minimum (lpf-sgd)", "score (flat)"} <= set(result["stage_seconds"])
+        assert 0.5 * result["seconds"] < sum(result["stage_seconds"].values()) <= result["seconds"]
     assert markdown({"cifar10n worse": results}).splitlines() == lines
 
 

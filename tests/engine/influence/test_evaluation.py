@@ -10,7 +10,8 @@ from engine.curvature.kronecker import KroneckerCurvature
 from engine.curvature.linearization import predict
 from engine.errors import InputError
 from engine.influence import evaluation
-from engine.influence.evaluation import candidate_classes, evaluate, view_influence
+from engine.influence.base import Evaluation
+from engine.influence.evaluation import candidate_classes, evaluate, mean_evaluation, view_influence
 from engine.training.batches import mirror, normalize
 from engine.training.models import Classifier, small_network
 from tests.conftest import blob
@@ -83,6 +84,23 @@ def test_mirrored_views_are_averaged() -> None:
     views = [evaluate(model, curvature, view, LABELS, mirrored=False, **options) for view in (IMAGES, flipped)]
     np.testing.assert_allclose(both.influence, (views[0].influence + views[1].influence) / 2, rtol=1e-5)
     np.testing.assert_allclose(both.losses, (views[0].losses + views[1].losses) / 2, rtol=1e-5)
+
+
+def test_the_mean_over_minima_is_taken_over_the_classes_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "MAX_CANDIDATES", 2)
+    options = {"parameters": "head", "all_candidates": True, "mirrored": True, "device": CPU}
+    parts: list[Evaluation] = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = small_network(3, (8, 8, 8)).to(memory_format=torch.channels_last).eval()
+        curvature = fit_curvature(model, "kfac", "head", IMAGES, 0.5, CPU, seed=0)
+        parts.append(evaluate(model, curvature, IMAGES, LABELS, parts[0].classes if parts else None, **options))
+    mean = mean_evaluation(parts)
+    for part in parts:
+        assert (part.classes == mean.classes).all()
+    for name in ("losses", "influence", "leverage"):
+        np.testing.assert_allclose(getattr(mean, name), sum(getattr(part, name) for part in parts) / 3, rtol=1e-5)
+    assert mean_evaluation(parts[:1]).losses.tolist() == parts[0].losses.tolist()
 
 
 def test_many_classes_keep_the_given_one_and_the_most_probable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,23 @@ def test_methods_follow_permutations_of_images_and_classes(losses: np.ndarray, i
         plain = METHODS[name].score(context(losses, labels)).influence
         permuted = METHODS[name].score(context(losses[images][:, classes], moved)).influence
         np.testing.assert_allclose(permuted, plain[images], rtol=1e-6, atol=1e-9)
+
+
+def test_leverage_drops_out_of_the_posterior_on_influence() -> None:
+    rng = np.random.default_rng(5)
+    p = rng.dirichlet(np.full(4, 0.3), 3000)
+    true = (rng.random(len(p))[:, None] >= p.cumsum(1)).sum(1).clip(max=3)
+    labels = flip_labels(true, np.full((4, 4), 0.1) + 0.6 * np.eye(4), seed=6)
+    plain = context(-np.log(p.clip(1e-9)), labels)
+    # Influence for M = I, then the same image for image at other leverages.
+    squared = (p**2).sum(1, keepdims=True) + 1 - 2 * p
+    leverage = np.exp(rng.normal(0, 2, (len(p), 1)))
+    even, uneven = (replace(plain, evaluation=replace(plain.evaluation, influence=i)) for i in (squared, squared * leverage))
+    score = METHODS["fvm_posterior"].score
+    np.testing.assert_allclose(score(uneven).influence, score(even).influence, atol=0.02)
+    assert score(uneven).candidates.best().tolist() == score(even).candidates.best().tolist()
+    wrong = labels != true
+    assert roc_auc_score(wrong, score(uneven).influence) > roc_auc_score(wrong, METHODS["fvm"].score(uneven).influence) + 0.05
 
 
 def simulated(transition: np.ndarray, sharpness: float, overconfidence: float) -> tuple[Candidates, np.ndarray, np.ndarray]:
