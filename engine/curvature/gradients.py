@@ -145,7 +145,7 @@ def activation_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
         if isinstance(padding, str):
             left = [(k - 1) * d // 2 if padding == "same" else 0 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
             padding = (left[0], left[1])
-        rows = functional.unfold(inputs, layer.kernel_size, layer.dilation, padding, layer.stride).transpose(1, 2)
+        rows = functional.unfold(inputs, layer.kernel_size, layer.dilation, padding, layer.stride).transpose(1, 2).contiguous()
     else:
         rows = inputs.reshape(len(inputs), -1, inputs.shape[-1])
     return _with_one(rows) if layer.bias is not None else rows
@@ -154,7 +154,7 @@ def activation_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
 def output_rows(layer: nn.Module, gradients: Tensor) -> Tensor:
     """Gradients at a layer's outputs, (B, P, O), positions in the order of `activation_rows`."""
     if isinstance(layer, nn.Conv2d):
-        return gradients.flatten(2).transpose(1, 2)
+        return gradients.flatten(2).transpose(1, 2).contiguous()
     return gradients.reshape(len(gradients), -1, gradients.shape[-1])
 
 

@@ -68,6 +68,17 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+@contextmanager
+def bf16_products() -> Iterator[None]:
+    """float32 matrices are multiplied in bf16 and summed in float32, where the hardware does so: exact for what autocast computed."""
+    kept = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(kept)
+
+
 def _has_native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
