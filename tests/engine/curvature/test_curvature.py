@@ -139,14 +139,18 @@ def kronecker_factors(model, layers, images: Tensor) -> dict[str, tuple[Tensor, 
     return factors
 
 
-def test_kfac(problem) -> None:
+@pytest.mark.parametrize("block", [2, kronecker.BLOCK])
+def test_kfac(problem, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(kronecker, "BLOCK", block)
     model, layers, images = problem
     curvature = KroneckerCurvature.fit(lambda: batches(model, layers, images), DAMPING, corrected=False)
     blocks = [torch.kron(b, a) for a, b in kronecker_factors(model, layers, images).values()]
     check(curvature, damped_blocks(blocks), gradients_of(model, layers, images)[0])
 
 
-def test_ekfac(problem) -> None:
+@pytest.mark.parametrize("block", [2, kronecker.BLOCK])
+def test_ekfac(problem, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(kronecker, "BLOCK", block)
     model, layers, images = problem
     curvature = KroneckerCurvature.fit(lambda: batches(model, layers, images), DAMPING, corrected=True)
     factors = kronecker_factors(model, layers, images)
@@ -155,6 +159,15 @@ def test_ekfac(problem) -> None:
         basis = torch.kron(torch.linalg.eigh(b)[1], torch.linalg.eigh(a)[1])
         blocks.append(basis @ (basis.T @ block @ basis).diagonal().diag() @ basis.T)
     check(curvature, damped_blocks(blocks), gradients_of(model, layers, images)[0])
+
+
+def test_products_of_autocast_s_numbers_are_exact_in_bf16() -> None:
+    before = torch.get_float32_matmul_precision()
+    rows = torch.randn(300, 700, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    total = torch.zeros(700, 700)
+    kronecker._add_moment(total, rows)
+    torch.testing.assert_close(total.triu(), (rows.double().T @ rows.double()).float().triu(), rtol=1e-5, atol=1e-4)
+    assert torch.get_float32_matmul_precision() == before
 
 
 @pytest.mark.parametrize("kinds", [1, 40])
