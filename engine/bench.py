@@ -136,7 +136,7 @@ def markdown(results: dict[str, list[dict[str, Any]]]) -> str:
         minutes = fmean(run["seconds"] for run in runs) / 60
         notes.append(
             f"{name}: {len(runs)} seed{'s' if len(runs) > 1 else ''}, {runs[0]['n']:,} images, {minutes:.1f} min a run on {runs[0]['device']}; "
-            f"ranked by {runs[0]['ranked_by']}; right labels {given:.2f} % as given, {cleaned:.2f} % with every suggestion applied "
+            f"by default ranked by {runs[0]['ranked_by']}, labels suggested as by val_loss_posterior; right labels {given:.2f} % as given, {cleaned:.2f} % with every suggestion applied "
             "that is more likely right than not."
         )
         stages = {stage: fmean(run["stage_seconds"].get(stage, 0.0) for run in runs) for stage in runs[0]["stage_seconds"]}
