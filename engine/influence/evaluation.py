@@ -89,14 +89,19 @@ def evaluate(
     )
 
 
-def mean_evaluation(parts: list[Evaluation]) -> Evaluation:
-    """Mean losses, influence and leverage of evaluations of the same candidate classes; the features are those of the last."""
+def mean_evaluation(parts: list[Evaluation], weights: tuple[float, ...]) -> Evaluation:
+    """Weighted mean of the losses, influence and leverage of evaluations of the same candidate classes; the features of the last."""
+
+    def mean(arrays: list[np.ndarray]) -> np.ndarray:
+        result: np.ndarray = np.average(arrays, axis=0, weights=weights).astype(arrays[0].dtype)
+        return result
+
     leverage = [part.leverage for part in parts if part.leverage is not None]
     return replace(
         parts[-1],
-        losses=np.mean([part.losses for part in parts], axis=0),
-        influence=np.mean([part.influence for part in parts], axis=0),
-        leverage=np.mean(leverage, axis=0) if leverage else None,
+        losses=mean([part.losses for part in parts]),
+        influence=mean([part.influence for part in parts]),
+        leverage=mean(leverage) if leverage else None,
         seconds=sum(part.seconds for part in parts),
         memory_mb=max(part.memory_mb for part in parts),
     )

@@ -100,7 +100,7 @@ def test_kronfluence(tmp_path: Path) -> None:
     every = evaluate(model, curvature, images, labels, parameters="all", all_candidates=True, mirrored=False, device=device)
 
     def dataset(pixels: np.ndarray, of: np.ndarray) -> torch.utils.data.TensorDataset:
-        return torch.utils.data.TensorDataset(normalize(torch.from_numpy(pixels)).contiguous(), torch.from_numpy(of))
+        return torch.utils.data.TensorDataset(normalize(torch.from_numpy(pixels)).contiguous(), torch.tensor(of))
 
     theirs, their_fitting, their_scoring = kronfluence_scores(
         model, dataset(trusted, validation.labels[:FACTOR_IMAGES]), dataset(images, labels), tmp_path / "kronfluence"

@@ -50,7 +50,7 @@ def test_bench_runs_every_seed_and_prints_the_paper_beside_it(data: Path) -> Non
     results = json.loads(again.stdout)["cifar10n worse"]
     assert [result["n"] for result in results] == [60, 60]
     for result in results:
-        assert {"pretrain", "minimum (lpf-sgd)", "score (flat)"} <= set(result["stage_seconds"])
+        assert {"pretrain", "minimum (lpf-sgd)", "curvature"} <= set(result["stage_seconds"])
         assert 0.5 * result["seconds"] < sum(result["stage_seconds"].values()) <= result["seconds"]
     assert markdown({"cifar10n worse": results}).splitlines() == lines
 
