@@ -140,7 +140,6 @@ def markdown(results: dict[str, list[dict[str, Any]]]) -> str:
             "that is more likely right than not."
         )
         stages = {stage: fmean(run["stage_seconds"].get(stage, 0.0) for run in runs) for stage in runs[0]["stage_seconds"]}
-        notes.append(
-            f"{name}: minutes of each stage: " + ", ".join(f"{stage} {spent / 60:.1f}" for stage, spent in stages.items())
-        )
+        spent = ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in stages.items())
+        notes.append(f"{name}: minutes of each stage, those that another run had computed left out: {spent or 'all of them'}")
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)])

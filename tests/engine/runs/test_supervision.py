@@ -136,7 +136,11 @@ def test_the_supervisor_goes_home_when_idle(tmp_path: Path, monkeypatch: pytest.
 def test_interrupting_the_client_leaves_the_run_alone(workspace: Workspace, config: RunConfig) -> None:
     command = [sys.executable, "-m", "engine.cli", "run", "--train", config.train, "--validation", str(config.validation)]
     client = subprocess.Popen(
-        [*command, "--budget", "fast", "--method", "fvm", "--workspace", str(workspace.root)], stderr=subprocess.PIPE, text=True
+        [*command, "--budget", "fast", "--method", "fvm", "--workspace", str(workspace.root)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts its background jobs with Ctrl-C ignored, and what these start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (workspace.root / "runs").exists():
         time.sleep(0.1)
