@@ -79,6 +79,8 @@ def kronfluence_scores(model: nn.Module, factors: Any, scored: Any, folder: Path
 
 
 @pytest.mark.benchmark
+# kronfluence calls what torch calls deprecated.
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning:", "ignore:.*:UserWarning:")
 def test_kronfluence(tmp_path: Path) -> None:
     pytest.importorskip("kronfluence")
     device = select_device("auto")
