@@ -89,7 +89,7 @@ def evaluate(
     )
 
 
-def mean_evaluation(parts: list[Evaluation], weights: tuple[float, ...]) -> Evaluation:
+def mean_evaluation(parts: list[Evaluation], weights: list[float]) -> Evaluation:
     """Weighted mean of the losses, influence and leverage of evaluations of the same candidate classes; the features of the last."""
 
     def mean(arrays: list[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: a training step on the demo's images, and a scoring pass, by kind of operation.
+"""Where the time of a run goes: an epoch of training and a pass of scoring on made-up images, by kind of operation.
 
     pytest -m benchmark tests/benchmarks/test_profile.py -s
 

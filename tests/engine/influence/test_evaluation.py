@@ -95,14 +95,14 @@ def test_the_mean_over_minima_is_taken_over_the_classes_of_the_first(monkeypatch
         model = small_network(3, (8, 8, 8)).to(memory_format=torch.channels_last).eval()
         curvature = fit_curvature(model, "kfac", "head", IMAGES, 0.5, CPU, seed=0)
         parts.append(evaluate(model, curvature, IMAGES, LABELS, parts[0].classes if parts else None, **options))
-    mean = mean_evaluation(parts, (1, 2, 5))
+    mean = mean_evaluation(parts, [1, 2, 5])
     for part in parts:
         assert (part.classes == mean.classes).all()
     for name in ("losses", "influence", "leverage"):
         np.testing.assert_allclose(
             getattr(mean, name), sum(w * getattr(part, name) for w, part in zip((1, 2, 5), parts, strict=True)) / 8, rtol=1e-5
         )
-    assert mean_evaluation(parts[:1], (1.0,)).losses.tolist() == parts[0].losses.tolist()
+    assert mean_evaluation(parts[:1], [1.0]).losses.tolist() == parts[0].losses.tolist()
 
 
 def test_many_classes_keep_the_given_one_and_the_most_probable(monkeypatch: pytest.MonkeyPatch) -> None:
