@@ -5,7 +5,6 @@
 Prints a table with the targets beside the figures and writes .benchmarks/app_speed.json.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +13,13 @@ from statistics import median
 import psutil
 import pytest
 from playwright.sync_api import Browser, Page
-from rich.console import Console
 from rich.table import Table
 
 from engine.runs import store
 from engine.runs.decisions import read_log
 from engine.runs.workspace import Workspace
 from tests.app.synthetic import synthetic_workspace
+from tests.benchmarks.reporting import publish
 from tests.browser.driving import chromium, drag_box, focused, served
 
 KEYS = "ar1s2" * 20
@@ -176,12 +175,7 @@ def test_app_speed(tmp_path: Path, browser: Browser) -> None:
     table = Table("what", "measured", "target")
     for name, value, target, unit in rows:
         table.add_row(name, f"{value:,.3g} {unit}", f"≤ {target:,.3g} {unit}" if target < float("inf") else "–")
-    Console(width=110).print(table)
-    target_file = Path(".benchmarks/app_speed.json")
-    target_file.parent.mkdir(exist_ok=True)
-    target_file.write_text(
-        json.dumps([dict(zip(("what", "measured", "target", "unit"), row, strict=True)) for row in rows], indent=1)
-    )
+    publish("app_speed", [dict(zip(("what", "measured", "target", "unit"), row, strict=True)) for row in rows], table)
 
 
 def seconds_to_filter(page: Page) -> float:

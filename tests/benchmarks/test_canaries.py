@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from engine.config import RunConfig
@@ -30,6 +29,7 @@ from engine.runs.stage import Stage
 from engine.runs.submission import submit_run
 from engine.runs.workspace import open_workspace
 from engine.training.devices import select_device
+from tests.benchmarks.reporting import publish
 
 SEEDS = 3
 
@@ -92,7 +92,4 @@ def test_canaries(tmp_path: Path) -> None:
         else:
             texts = [f"{one['true']:.4f}", f"{one['estimated']:.4f}", f"{one['estimated'] - one['true']:+.4f}"]
         table.add_row(str(one["seed"]), one["what"], *texts)
-    Console(width=120).print(table)
-    Path(".benchmarks").mkdir(exist_ok=True)
-    name = "canaries-cifar10n" if os.environ.get("SHARPEYE_CIFAR10N") else "canaries"
-    Path(f".benchmarks/{name}.json").write_text(json.dumps(rows, indent=1))
+    publish("canaries-cifar10n" if os.environ.get("SHARPEYE_CIFAR10N") else "canaries", rows, table)

@@ -5,7 +5,6 @@
 Prints a table and writes .benchmarks/demo.json, and .benchmarks/screenshots/PAGE-THEME-WIDTH.png.
 """
 
-import json
 import subprocess
 import sys
 import time
@@ -14,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
-from rich.console import Console
 from rich.table import Table
 
 from engine.runs.workspace import Workspace
+from tests.benchmarks.reporting import publish
 from tests.browser.driving import answers, chromium, free_port
 from tests.engine.runs.watching import kill_all
 
@@ -66,10 +65,7 @@ def test_demo(tmp_path: Path, browser: Browser) -> None:
     table = Table("from the command to", "seconds", "target")
     for name, seconds, target in rows:
         table.add_row(name, f"{seconds:.1f}", f"≤ {target}" if target else "–")
-    Console().print(table)
-    Path(".benchmarks/demo.json").write_text(
-        json.dumps([dict(zip(("to", "seconds", "target"), row, strict=True)) for row in rows], indent=1)
-    )
+    publish("demo", [dict(zip(("to", "seconds", "target"), row, strict=True)) for row in rows], table)
 
 
 def newcomer(page: Page, url: str, started: float) -> list[tuple[str, float, int | None]]:

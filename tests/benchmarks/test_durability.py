@@ -5,7 +5,6 @@
 Prints tables and writes .benchmarks/*.json. SHARPEYE_POLL_SECONDS sets how long a live run is polled (default 600).
 """
 
-import json
 import os
 import random
 import sqlite3
@@ -18,7 +17,6 @@ from statistics import median
 
 import pandas as pd
 import pytest
-from rich.console import Console
 from rich.table import Table
 
 from engine.config import RunConfig
@@ -26,6 +24,7 @@ from engine.runs import store
 from engine.runs.decisions import Decision, current_decisions, decide, undo
 from engine.runs.supervisor import ensure_supervisor
 from engine.runs.workspace import open_workspace
+from tests.benchmarks.reporting import publish
 from tests.engine.runs.watching import finished, kill_all, kill_and_resume, submit, wait_for
 
 pytestmark = pytest.mark.benchmark
@@ -40,10 +39,7 @@ def report(name: str, rows: dict[str, object]) -> None:
     table = Table(name, "")
     for key, value in rows.items():
         table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console().print(table)
-    target = Path(f".benchmarks/{name}.json")
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(rows, indent=1))
+    publish(name, rows, table)
 
 
 @pytest.fixture

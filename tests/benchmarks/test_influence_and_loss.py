@@ -8,17 +8,16 @@ SHARPEYE_CIFAR10N=DIR (train.parquet and test.parquet) on 10,000 images of CIFAR
 among the images that the network is sure to be mislabelled (p_y below DOUBT), and writes .benchmarks/influence_and_loss.json.
 """
 
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
+from tests.benchmarks.reporting import publish
 from tests.engine.test_cli import result_of, sharpeye
 
 DOUBT = 0.1
@@ -57,7 +56,4 @@ def test_influence_and_loss(tmp_path: Path) -> None:
     table = Table("score", "detection AUC", f"among the {sure.sum():,} images of p_y < {DOUBT}")
     for row in rows:
         table.add_row(str(row["score"]), f"{row['auc']:.4f}", f"{row['auc_of_sure']:.4f}")
-    Console(width=120).print(table)
-    target = Path(".benchmarks/influence_and_loss.json")
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({"data": [str(part) for part in data()], "rows": rows}, indent=1))
+    publish("influence_and_loss", {"data": [str(part) for part in data()], "rows": rows}, table)

@@ -7,7 +7,6 @@ Factors of every Conv2d and Linear layer from FACTOR_IMAGES of the demo's valida
 images under their given labels; ours also under all ten. Prints a table and writes .benchmarks/kronfluence.json.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 from torch import nn
@@ -30,6 +28,7 @@ from engine.training.batches import normalize
 from engine.training.devices import select_device
 from engine.training.models import input_size, small_network
 from engine.training.trainer import TrainingPlan, train
+from tests.benchmarks.reporting import publish
 
 FACTOR_IMAGES = 1500
 SCORED = 512
@@ -116,6 +115,4 @@ def test_kronfluence(tmp_path: Path) -> None:
     table = Table("what", "Sharpeye, s", "kronfluence, s", "faster")
     for row in found:
         table.add_row(row["what"], f"{row['ours']:.2f}", f"{row['kronfluence']:.2f}", f"{row['kronfluence'] / row['ours']:.1f}×")
-    Console(width=100).print(table, f"rank correlation {correlation:.4f}")
-    Path(".benchmarks").mkdir(exist_ok=True)
-    Path(".benchmarks/kronfluence.json").write_text(json.dumps({"rows": found, "correlation": correlation}, indent=1))
+    publish("kronfluence", {"rows": found, "correlation": correlation}, table, f"rank correlation {correlation:.4f}")

@@ -5,7 +5,6 @@
 Prints tables and writes .benchmarks/profile.json. How long each stage takes as a whole, `sharpeye bench` prints.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
@@ -22,6 +20,7 @@ from engine.influence.evaluation import evaluate
 from engine.training.devices import select_device
 from engine.training.models import small_network
 from engine.training.trainer import TrainingPlan, train
+from tests.benchmarks.reporting import publish
 
 IMAGES = 5120
 SHOWN = 12
@@ -71,12 +70,11 @@ def test_profile(tmp_path: Path) -> None:
         ),
     }
     found = {name: operations(action) for name, action in actions.items()}
+    tables = []
     for name, spent in found.items():
         total = sum(spent.values())
         table = Table(f"{name}, {IMAGES:,} images", f"{total:.2f} s", "share")
         for operation in list(spent)[:SHOWN]:
             table.add_row(operation, f"{spent[operation]:.3f} s", f"{spent[operation] / total:.0%}")
-        Console(width=120).print(table)
-    target = Path(".benchmarks/profile.json")
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({"device": str(device), "images": IMAGES, "seconds": found}, indent=1))
+        tables.append(table)
+    publish("profile", {"device": str(device), "images": IMAGES, "seconds": found}, *tables)

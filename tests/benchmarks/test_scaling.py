@@ -9,12 +9,12 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from rich.table import Table
+
+from tests.benchmarks.reporting import publish
 
 SCORED = (10_000, 50_000, 200_000)
 MAPPED = 50_000
@@ -69,9 +69,7 @@ def test_scaling() -> None:
     for row in rows:
         speed = row["images"] / row["seconds"]
         table.add_row(row["what"], f"{row['images']:,}", f"{row['seconds']:.1f}", f"{speed:,.0f}", f"{row['memory_mb']:,.0f}")
-    Console(width=100).print(table)
-    Path(".benchmarks").mkdir(exist_ok=True)
-    Path(".benchmarks/scaling.json").write_text(json.dumps(rows, indent=1))
+    publish("scaling", rows, table)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 Prints a table and writes .benchmarks/scoring_cost.json.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from statistics import median
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from engine.curvature.fit import fit_curvature
@@ -22,6 +20,7 @@ from engine.influence.evaluation import evaluate
 from engine.training.devices import select_device
 from engine.training.models import small_network
 from engine.training.trainer import TrainingPlan, train
+from tests.benchmarks.reporting import publish
 
 IMAGES = 4096
 CLASSES = (10, 100)
@@ -50,10 +49,7 @@ def test_scoring_cost(tmp_path: Path) -> None:
     ratios = {classes: {name: value / rows[EPOCH] for name, value in rows.items()} for classes, rows in found.items()}
     for name in found[CLASSES[0]]:
         table.add_row(name, *(f"{found[classes][name]:.2f} s = {ratios[classes][name]:.2f} epochs" for classes in CLASSES))
-    Console(width=120).print(table)
-    target = Path(".benchmarks/scoring_cost.json")
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({"device": str(device), "images": IMAGES, "seconds": found, "ratios": ratios}, indent=1))
+    publish("scoring_cost", {"device": str(device), "images": IMAGES, "seconds": found, "ratios": ratios}, table)
 
 
 def costs(classes: int, device: torch.device, folder: Path) -> dict[str, float]:
