@@ -3,8 +3,10 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from engine.errors import InputError
+from engine.files import file_stamp
 
 # Changes when the same configuration computes, or keeps, something else: a part of what identifies runs and artifacts.
 VERSION = 3
@@ -95,6 +97,12 @@ class RunConfig:
     def pretrains(self) -> bool:
         """Whether the network is first trained on the given labels."""
         return self.weights is None if self.pretrain is None else self.pretrain
+
+    @property
+    def weights_key(self) -> object:
+        """What identifies the weights that training starts from; of a file, also its state."""
+        own = self.weights not in (None, "pretrained")
+        return [self.weights, *file_stamp(Path(str(self.weights)).expanduser())] if own else self.weights
 
     @property
     def refines(self) -> bool:

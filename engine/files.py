@@ -13,6 +13,15 @@ def absolute(spec: str | None) -> str | None:
     return str(Path(spec).expanduser().resolve()) if spec and Path(spec).expanduser().exists() else spec
 
 
+def file_stamp(path: Path) -> tuple[str, int, int]:
+    """Name, bytes and time of change of a file, (name, −1, −1) where it is not there: changes when the file does."""
+    try:
+        state = path.stat()
+    except OSError:
+        return (path.name, -1, -1)
+    return (path.name, state.st_size, state.st_mtime_ns)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success rename it to `path`, on failure remove it."""

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from engine.data.images import SUFFIXES, Encoded
 from engine.errors import InputError
+from engine.files import file_stamp
 
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "filepath", "image_path")
 LABEL_COLUMNS = ("label", "given_label", "class", "target")
@@ -129,7 +130,7 @@ def class_folders(root: Path) -> Source:
                 raise InputError(f"{file}: the link leaves the dataset's folder {root}")
             yield Record(file.relative_to(root).as_posix(), file, label, split=split)
 
-    stamp = [(str(file.relative_to(root)), *_file_stamp(file)) for file, _, _ in entries]
+    stamp = [(str(file.relative_to(root)), *file_stamp(file)) for file, _, _ in entries]
     return Source(str(root), len(entries), tuple(sorted({label for _, label, _ in entries})), read, stamp, by_split)
 
 
@@ -161,7 +162,7 @@ def manifest(path: Path, table: pd.DataFrame, options: SourceOptions) -> Source:
                 raise InputError(f"{path}, row {row + 1}: path {name!r} leaves the dataset's folder {root}")
             yield Record(name, file, labels.iloc[row], true_labels.iloc[row], splits.iloc[row])
 
-    stamp = [*_file_stamp(path), label_column, true_column]
+    stamp = [*file_stamp(path), label_column, true_column, [file_stamp(root / str(name)) for name in paths]]
     return Source(str(path), len(table), None, read, stamp, "split" in columns)
 
 
@@ -195,7 +196,7 @@ def image_parquet(path: Path, options: SourceOptions) -> Source:
                     )
             start += size
 
-    stamp = [*_file_stamp(path), label_column, true_column]
+    stamp = [*file_stamp(path), label_column, true_column]
     return Source(str(path), count, _hugging_face_names(schema, label_column), read, stamp, split_column is not None)
 
 
@@ -235,7 +236,8 @@ def torchvision_dataset(name: str, default_split: str, options: SourceOptions) -
             else:
                 yield Record(f"{row:06d}", image, int(human[row]), int(label))
 
-    stamp = [name, split, str(root), len(dataset), options.label_column]
+    told = file_stamp(Path(options.human_labels)) if options.human_labels else None
+    stamp = [name, split, str(root), len(dataset), options.label_column, told]
     names = tuple(str(c) for c in classes) if classes is not None else None
     return Source(f"torchvision:{name}/{split}", len(dataset), names, read, stamp)
 
@@ -312,11 +314,3 @@ def _true_column(path: Path, columns: list[str], options: SourceOptions) -> str 
     if options.true_label_column:
         return _one_of(path, columns, options.true_label_column, (), "true label")
     return "true_label" if "true_label" in columns else None
-
-
-def _file_stamp(path: Path) -> tuple[str, int, int]:
-    try:
-        state = path.stat()
-    except OSError:
-        return (path.name, -1, -1)
-    return (path.name, state.st_size, state.st_mtime_ns)

@@ -90,7 +90,7 @@ def first_minimum(stage: Stage, optimizer: str, training: LabeledImages, validat
     steps = [("minimum", validation, replace(planned["minimum"], optimizer=optimizer))]
     if config.pretrains:
         steps.insert(0, ("pretrain", training, planned["pretrain"]))
-    upstream: list[object] = [config.model, config.weights, config.seed, stage.device.type, training.key()]
+    upstream: list[object] = [config.model, config.weights_key, config.seed, stage.device.type, training.key()]
     kept, origins = {}, {}
     for name, images, plan in steps:
         upstream, kept[name] = _train_stage(stage, name, model, images.images, images.labels, plan, [*upstream, images.key()])

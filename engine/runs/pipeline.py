@@ -126,7 +126,9 @@ def load(stage: Stage, row: RunRow) -> tuple[LabeledImages, LabeledImages]:
     """
     sources = open_sources(stage.config)
     if identify(stage.config, sources) != (row.id, row.dataset):
-        raise InputError(f"{stage.config.train} or its validation split changed since this run was submitted: submit it again")
+        raise InputError(
+            f"{stage.config.train}, its validation split or --weights changed since this run was submitted: submit it again"
+        )
     training, validation = load_splits(
         stage.config,
         sources,

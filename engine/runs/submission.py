@@ -20,7 +20,7 @@ from engine.runs.workspace import Workspace
 
 
 def identify(config: RunConfig, sources: tuple[Source, Source | None]) -> tuple[str, str]:
-    """Ids of a run and of its training data; both change when a file of the sources changes.
+    """Ids of a run and of its training data; both change when a file of the sources changes, the first also with one of weights.
 
     Raises:
         InputError: the list of trusted images cannot be read.
@@ -30,7 +30,7 @@ def identify(config: RunConfig, sources: tuple[Source, Source | None]) -> tuple[
     trusted: object = validation and [validation.name, validation.stamp]
     if listed := trusted_list(config):
         trusted = read_csv(listed).to_csv()
-    return digest(VERSION, asdict(config), dataset, trusted), dataset
+    return digest(VERSION, asdict(config) | {"weights": config.weights_key}, dataset, trusted), dataset
 
 
 def submit_run(connection: sqlite3.Connection, config: RunConfig) -> RunRow:

@@ -166,6 +166,18 @@ def test_damaged_images_are_left_out_and_the_rest_is_scored(folders: tuple[Path,
     assert result["n"] == 40
 
 
+def test_a_mended_image_of_a_manifest_is_read_again(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    train, check = folders
+    files = sorted(path.relative_to(train).as_posix() for path in train.rglob("*.png"))
+    table = pd.DataFrame({"path": files, "label": [file.split("/")[0] for file in files]})
+    table.to_csv(train / "labels.csv", index=False)
+    whole = (train / files[0]).read_bytes()
+    (train / files[0]).write_bytes(whole[:40])
+    assert result_of(run((train / "labels.csv", check), tmp_path / "ws", "--method", "val_loss"))["n"] == 59
+    (train / files[0]).write_bytes(whole)
+    assert result_of(run((train / "labels.csv", check), tmp_path / "ws", "--method", "val_loss"))["n"] == 60
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

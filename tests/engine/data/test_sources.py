@@ -153,6 +153,16 @@ def test_human_labels(tmp_path: Path) -> None:
         read_human_labels(tmp_path / "human.pt", "best_label")
 
 
+def test_other_human_labels_are_another_source(tmp_path: Path) -> None:
+    options = SourceOptions("worse_label", human_labels=str(tmp_path / "human.pt"))
+    seen = []
+    for label in (1, 2):
+        torch.save({"worse_label": np.full(1000, label)}, tmp_path / "human.pt")
+        os.utime(tmp_path / "human.pt", (label, label))
+        seen.append(load("torchvision:FakeData", tmp_path / "cache", options, limit=5).class_names)
+    assert seen == [("1",), ("2",)]
+
+
 def test_hostile_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     with (tmp_path / "hostile.pt").open("wb") as file:
         pickle.dump({"worse_label": Hostile()}, file)
