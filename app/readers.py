@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from engine.errors import InputError
-from engine.runs.decisions import VERDICTS, Decision, changes_since, decide, head
+from engine.runs.decisions import VERDICTS, Decision, changes_since, decide, earlier_decisions, head
 from engine.runs.store import RunRow, list_runs, store
 from engine.runs.workspace import RunFolder, Workspace, open_workspace
 
@@ -70,6 +70,7 @@ class Review:
         image_row: row in the decoded dataset, (N,).
         verdict: position in STATES, (N,).
         label: class that a decision gave, −1 where none did, (N,).
+        earlier: by row, decisions on another state of the source that fit here, see `_fitting`.
         seen: sequence number of the last action taken in.
     """
 
@@ -89,6 +90,7 @@ class Review:
     image_row: np.ndarray
     verdict: np.ndarray
     label: np.ndarray
+    earlier: dict[int, Decision]
     seen: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -132,6 +134,10 @@ class Review:
         chosen = labels[verdict]
         name = None if chosen is None else self.classes[int(chosen)]
         return Decision(str(self.ids[row]), verdict, self.classes[self.given[row]], name)
+
+    def still_fitting(self) -> list[Decision]:
+        """The earlier decisions on images that are open here."""
+        return [decision for row, decision in self.earlier.items() if self.verdict[row] == 0]
 
     def decide(self, connection: sqlite3.Connection, decisions: list[Decision], seen: int | None = None) -> None:
         """Append one action of this computer's user; see `engine.runs.decisions.decide`."""
@@ -206,6 +212,10 @@ def _read_review(run: str, dataset: str, written: int) -> Review:
     table = pd.read_parquet(folder.scores, columns=columns + (["true_label"] if "true_label" in schema.names else []))
     classes = list(result["classes_in_order"])
 
+    ids = pd.Index(table["id"])
+    with store(workspace()) as connection:
+        earlier = _fitting(earlier_decisions(connection, dataset), ids, table["given_label"].astype(str).to_numpy(), classes)
+
     def codes(column: str) -> np.ndarray:
         return table[column].cat.set_categories(classes).cat.codes.to_numpy(np.int32)
 
@@ -214,7 +224,7 @@ def _read_review(run: str, dataset: str, written: int) -> Review:
         dataset=dataset,
         folder=folder,
         result=result,
-        ids=pd.Index(table["id"]),
+        ids=ids,
         classes=classes,
         given=codes("given_label"),
         suggested=codes("suggested_label"),
@@ -226,7 +236,19 @@ def _read_review(run: str, dataset: str, written: int) -> Review:
         image_row=table["image_row"].to_numpy(np.int64),
         verdict=np.zeros(len(table), dtype=np.int8),
         label=np.full(len(table), -1, dtype=np.int32),
+        earlier=earlier,
     )
+
+
+def _fitting(made: pd.DataFrame, ids: pd.Index, given: np.ndarray, classes: list[str]) -> dict[int, Decision]:
+    """By row, the decisions on images that are among `ids` under the same given label, for labels that are still classes."""
+    found = {}
+    rows, columns = ids.get_indexer(pd.Index(made["image"])), ["image", "verdict", "from_label", "to_label"]
+    for row, (image, verdict, before, after) in zip(rows, made[columns].to_numpy(), strict=True):
+        label = None if pd.isna(after) else str(after)
+        if row >= 0 and given[row] == before and (label is None or label in classes):
+            found[int(row)] = Decision(image, verdict, before, label)
+    return found
 
 
 @lru_cache(maxsize=8)

@@ -78,6 +78,23 @@ def accept_many(review: Review, page_rows: np.ndarray, view_rows: np.ndarray) ->
         st.rerun()
 
 
+def bring_over(review: Review) -> None:
+    """Offer the decisions made on another state of the source, where they still fit."""
+    earlier = review.still_fitting()
+    if not earlier:
+        return
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    left.info(
+        "Decisions made when this source had other files or columns, on images that are still there under the same label and "
+        f"open here: {len(earlier):,}."
+    )
+    if right.button("Bring them over", help="One undo takes them all back."):
+        with store(workspace()) as connection:
+            review.decide(connection, earlier)
+        st.toast(f"Decisions brought over: {len(earlier):,}. U takes them back.")
+        st.rerun()
+
+
 def pick_pair() -> None:
     """A cell of the confusion matrix was clicked: show its images, where there are any."""
     points = st.session_state["confusion"]["selection"]["points"]
@@ -128,6 +145,7 @@ head, tools = st.columns([2, 5], vertical_alignment="center")
 with head:
     review = chosen_review()
 filters = ask_filters(review)
+bring_over(review)
 rows = frozen_rows(review, filters)
 with tools, st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
     size = st.selectbox(

@@ -138,9 +138,19 @@ def changes_since(connection: sqlite3.Connection, dataset: str, seq: int) -> lis
 
 def current_decisions(connection: sqlite3.Connection, dataset: str) -> pd.DataFrame:
     """The last decision that holds for each image: columns image, verdict, from_label, to_label, at, who, run."""
+    return _last_decisions(connection, "SELECT ?", dataset)
+
+
+def earlier_decisions(connection: sqlite3.Connection, dataset: str) -> pd.DataFrame:
+    """As `current_decisions`, of the same source in other states: before its files changed, or with other columns chosen."""
+    others = "SELECT o.id FROM datasets n JOIN datasets o ON o.source = n.source AND o.id != n.id WHERE n.id = ?"
+    return _last_decisions(connection, others, dataset)
+
+
+def _last_decisions(connection: sqlite3.Connection, datasets: str, dataset: str) -> pd.DataFrame:
     rows = connection.execute(
         "SELECT d.image, d.verdict, d.from_label, d.to_label, a.at, a.who, a.run, max(a.seq) FROM decisions d "
-        f"JOIN actions a ON a.seq = d.action WHERE a.dataset = ? AND {_HOLDS} GROUP BY d.image",
+        f"JOIN actions a ON a.seq = d.action WHERE a.dataset IN ({datasets}) AND {_HOLDS} GROUP BY d.image",
         (dataset,),
     )
     columns = ["image", "verdict", "from_label", "to_label", "at", "who", "run", "seq"]

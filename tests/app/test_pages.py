@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from streamlit.testing.v1 import AppTest
 
 import app
 from app.readers import Review, workspace
-from engine.runs.store import store
+from engine.runs.decisions import Decision, current_decisions, decide
+from engine.runs.store import register_dataset, store
 from engine.runs.workspace import Workspace
+from tests.app.conftest import forget
 from tests.app.synthetic import write_figures
 
 MAIN = Path(app.__file__).with_name("main.py")
@@ -98,6 +101,24 @@ def test_a_filter_that_nothing_passes(review: Review) -> None:
 def test_a_selection_that_is_gone_or_made_up(review: Review) -> None:
     at = opened("review", selection="../../etc/passwd")
     assert len(at.session_state["rows"]) == len(review)
+
+
+def test_decisions_made_before_the_files_changed_can_be_brought_over(review: Review) -> None:
+    fits, relabelled, gone, decided = (
+        Decision(str(review.ids[row]), "reject", review.classes[review.given[row]], None) for row in range(4)
+    )
+    with store(workspace()) as connection:
+        register_dataset(connection, "before", "synthetic", {})
+        other = replace(relabelled, from_label=review.classes[review.given[1] - 1])
+        decide(connection, "before", "run", "me", [fits, other, replace(gone, image="gone.png"), decided])
+        review.decide(connection, [decided])
+    forget()
+    at = opened("review")
+    assert any(info.value.endswith("open here: 1.") for info in at.info)
+    next(button for button in at.button if button.label == "Bring them over").click().run()
+    assert not any("open here" in info.value for info in at.info)
+    with store(workspace()) as connection:
+        assert set(current_decisions(connection, review.dataset)["image"]) == {fits.image, decided.image}
 
 
 def test_export_counts_decisions(review: Review) -> None:

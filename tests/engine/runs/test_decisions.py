@@ -8,8 +8,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InputError
-from engine.runs.decisions import Conflict, Decision, current_decisions, decide, head, read_log, redo, undo, write_log
-from engine.runs.store import store
+from engine.runs.decisions import (
+    Conflict,
+    Decision,
+    current_decisions,
+    decide,
+    earlier_decisions,
+    head,
+    read_log,
+    redo,
+    undo,
+    write_log,
+)
+from engine.runs.store import register_dataset, store
 from engine.runs.workspace import open_workspace
 
 
@@ -41,6 +52,19 @@ def test_the_last_decision_counts_and_undo_brings_the_earlier_one_back(connectio
     redo(connection, "d", "me")
     assert state(connection) == {"a": "cow", "b": "cat"}
     assert redo(connection, "d", "me") is None
+
+
+def test_decisions_made_before_the_files_changed(connection: sqlite3.Connection) -> None:
+    for dataset, source in (("old", "photos"), ("newer", "photos"), ("d", "photos"), ("other", "scans")):
+        register_dataset(connection, dataset, source, {})
+    decide(connection, "old", "r", "me", accept("a", "b"))
+    decide(connection, "newer", "r", "me", accept("a", to="cow"))
+    decide(connection, "newer", "r", "me", accept("b", to="cow"))
+    undo(connection, "newer", "me")
+    decide(connection, "other", "r", "me", accept("c"))
+    decide(connection, "d", "r", "me", accept("d"))
+    assert earlier_decisions(connection, "d").set_index("image")["to_label"].to_dict() == {"a": "cow", "b": "cat"}
+    assert state(connection) == {"d": "cat"}
 
 
 def test_a_new_decision_ends_redo(connection: sqlite3.Connection) -> None:
