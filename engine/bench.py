@@ -133,13 +133,17 @@ def markdown(results: dict[str, list[dict[str, Any]]]) -> str:
         auc, accuracy = PAPER[name]
         lines.append(f"| {name} | *fvm in the paper* | *{auc:.2f}* | *{accuracy:.2f}* |" + " – |" * (len(MEASURES) - 2))
         given, cleaned = (100 * fmean(run["label_accuracy"][kind] for run in runs) for kind in ("given", "cleaned"))
-        minutes = fmean(run["seconds"] for run in runs) / 60
+        minutes = max(run["seconds"] for run in runs) / 60
         notes.append(
-            f"{name}: {len(runs)} seed{'s' if len(runs) > 1 else ''}, {runs[0]['n']:,} images, {minutes:.1f} min a run on {runs[0]['device']}; "
+            f"{name}: {len(runs)} seed{'s' if len(runs) > 1 else ''}, {runs[0]['n']:,} images, at most {minutes:.1f} min a run on {runs[0]['device']}; "
             f"by default ranked by {runs[0]['ranked_by']}, labels suggested as by val_loss_posterior; right labels {given:.2f} % as given, {cleaned:.2f} % with every suggestion applied "
             "that is more likely right than not."
         )
-        stages = {stage: fmean(run["stage_seconds"].get(stage, 0.0) for run in runs) for stage in runs[0]["stage_seconds"]}
-        spent = ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in stages.items())
-        notes.append(f"{name}: minutes of each stage, those that another run had computed left out: {spent or 'all of them'}")
+        # A run does not list the stages that an earlier one had computed.
+        stages: dict[str, list[float]] = {}
+        for run in runs:
+            for stage, seconds in run["stage_seconds"].items():
+                stages.setdefault(stage, []).append(seconds)
+        spent = ", ".join(f"{stage} {fmean(times) / 60:.1f}" for stage, times in stages.items())
+        notes.append(f"{name}: minutes of each stage, mean over the runs that computed it: {spent or 'none did'}")
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
