@@ -212,13 +212,12 @@ def _read_review(run: str, dataset: str, written: int) -> Review:
     table = pd.read_parquet(folder.scores, columns=columns + (["true_label"] if "true_label" in schema.names else []))
     classes = list(result["classes_in_order"])
 
-    ids = pd.Index(table["id"])
-    with store(workspace()) as connection:
-        earlier = _fitting(earlier_decisions(connection, dataset), ids, table["given_label"].astype(str).to_numpy(), classes)
-
     def codes(column: str) -> np.ndarray:
         return table[column].cat.set_categories(classes).cat.codes.to_numpy(np.int32)
 
+    ids, given = pd.Index(table["id"]), codes("given_label")
+    with store(workspace()) as connection:
+        made = earlier_decisions(connection, dataset)
     return Review(
         run=run,
         dataset=dataset,
@@ -226,7 +225,7 @@ def _read_review(run: str, dataset: str, written: int) -> Review:
         result=result,
         ids=ids,
         classes=classes,
-        given=codes("given_label"),
+        given=given,
         suggested=codes("suggested_label"),
         truth=codes("true_label") if "true_label" in table else None,
         rank=table["rank"].to_numpy(np.int64),
@@ -236,7 +235,7 @@ def _read_review(run: str, dataset: str, written: int) -> Review:
         image_row=table["image_row"].to_numpy(np.int64),
         verdict=np.zeros(len(table), dtype=np.int8),
         label=np.full(len(table), -1, dtype=np.int32),
-        earlier=earlier,
+        earlier={} if made.empty else _fitting(made, ids, given, classes),
     )
 
 
@@ -246,7 +245,7 @@ def _fitting(made: pd.DataFrame, ids: pd.Index, given: np.ndarray, classes: list
     rows, columns = ids.get_indexer(pd.Index(made["image"])), ["image", "verdict", "from_label", "to_label"]
     for row, (image, verdict, before, after) in zip(rows, made[columns].to_numpy(), strict=True):
         label = None if pd.isna(after) else str(after)
-        if row >= 0 and given[row] == before and (label is None or label in classes):
+        if row >= 0 and classes[given[row]] == before and (label is None or label in classes):
             found[int(row)] = Decision(image, verdict, before, label)
     return found
 
