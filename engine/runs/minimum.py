@@ -75,7 +75,7 @@ def validation_minima(stage: Stage, optimizer: str, training: LabeledImages, val
         len(training.class_names),
     )
     both, model = JoinedImages(training.images, validation.images), _new_network(stage, training, config.seed + REFINED_SEED)
-    upstream = [flat.key, training.key(), validation.key(), config.mirror, REFINED_SEED, REFINING_RELIANCE]
+    upstream = [VERSION, flat.key, training.key(), validation.key(), config.mirror, REFINED_SEED, REFINING_RELIANCE]
     upstream, _ = _train_stage(stage, "refine", model, both, soft, planned["refine"], upstream)
     last = replace(planned["final minimum"], optimizer=optimizer)
     upstream, _ = _train_stage(stage, "final minimum", model, validation.images, validation.labels, last, upstream)
