@@ -273,25 +273,34 @@ def _row_problem(record: Record, class_names: tuple[str, ...] | None, seen: set[
 
 
 def _is_missing(label: object) -> bool:
-    return label is None or label is pd.NA or (isinstance(label, float) and np.isnan(label)) or str(label).strip() == ""
+    return (
+        label is None
+        or label is pd.NA
+        or (isinstance(label, (float, np.floating)) and np.isnan(label))
+        or str(label).strip() == ""
+    )
+
+
+def _whole(label: object) -> object:
+    """A whole number as an integer: a column with gaps holds 3.0 where it means 3."""
+    return int(label) if isinstance(label, (float, np.floating)) and float(label).is_integer() else label
 
 
 def _position(label: object, names: tuple[str, ...]) -> int | None:
-    """Index of a label that is either a class name or a class number."""
-    if str(label) in names:
-        return names.index(str(label))
-    if isinstance(label, (int, np.integer)) and 0 <= label < len(names):
-        return int(label)
-    return None
+    """Index of a label: a class number where the source numbers its classes, else a class name."""
+    label = _whole(label)
+    if isinstance(label, (int, np.integer)) and not isinstance(label, bool):
+        return int(label) if 0 <= label < len(names) else None
+    return names.index(str(label)) if str(label) in names else None
 
 
 def _encode(labels: list[object], true_labels: list[object], names: tuple[str, ...] | None) -> tuple[list[str], list[np.ndarray]]:
     """Class names, and both label lists as positions in them (−1: missing or outside)."""
     if names is None:
-        texts = {str(label) for label in labels}
+        labels, true_labels = ([v if _is_missing(v) else str(_whole(v)) for v in values] for values in (labels, true_labels))
+        texts = set(map(str, labels))
         numeric = all(text.removeprefix("-").isdecimal() for text in texts)
         names = tuple(sorted(texts, key=int)) if numeric else tuple(sorted(texts))
-        labels, true_labels = [str(v) for v in labels], [v if _is_missing(v) else str(v) for v in true_labels]
     known = {label: _position(label, names) for label in {*labels, *true_labels} if not _is_missing(label)}
 
     def encoded(values: list[object]) -> np.ndarray:

@@ -122,6 +122,11 @@ def class_folders(root: Path) -> Source:
     ]
     if not entries:
         raise InputError(f"{root}: no images found; expected one folder per class, such as {root.name}/cat/1.jpg")
+    for file, _, _ in entries:
+        try:
+            str(file).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{str(file)!a}: the name is not UTF-8; rename it") from error
 
     def read(rows: np.ndarray) -> Iterator[Record]:
         for row in rows:
@@ -153,6 +158,10 @@ def manifest(path: Path, table: pd.DataFrame, options: SourceOptions) -> Source:
     paths, labels = table[path_column], table[label_column]
     true_labels = table[true_column] if true_column else empty
     splits = table["split"] if "split" in columns else empty
+    broken = paths.astype(str).str.contains("\0", regex=False).to_numpy()
+    if broken.any():
+        row = int(broken.argmax())
+        raise InputError(f"{path}, row {row + 1}: path {paths.iloc[row]!r} holds a zero byte; no file has such a name")
 
     def read(rows: np.ndarray) -> Iterator[Record]:
         for row in rows:

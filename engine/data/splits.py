@@ -126,7 +126,8 @@ def _with_classes_of(training: LabeledImages, validation: LabeledImages) -> Labe
     if validation.class_names == names:
         return validation
     used = np.unique(validation.labels)
-    numbered = all(name.isdecimal() for name in validation.class_names)
+    # Numbers are positions only among classes that have names of their own.
+    numbered = all(name.isdecimal() for name in validation.class_names) and not any(name.isdecimal() for name in names)
     positions = np.full(len(validation.class_names), -1)
     for index in used:
         name = validation.class_names[index]

@@ -1,7 +1,8 @@
 import io
+import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,11 +58,27 @@ def test_manifest_path_outside_its_root(make_folder: Callable[..., Path], tmp_pa
         load(root / "m.csv", tmp_path / "cache")
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_manifest_path_with_a_zero_byte(make_folder: Callable[..., Path], tmp_path: Path, kind: str) -> None:
+    path = make_folder("data", 1) / f"m.{kind}"
+    table = pd.DataFrame({"path": ["ant/ant-0.png", "bee/bee\0.png"], "label": ["ant", "bee"]})
+    table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
+    with pytest.raises(InputError, match=r"row 2: path 'bee/bee\\x00\.png' holds a zero byte"):
+        load(path, tmp_path / "cache")
+
+
 def test_link_out_of_a_folder(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = make_folder("data", 1)
     Image.new("RGB", (16, 16)).save(tmp_path / "outside.png")
     (root / "ant" / "link.png").symlink_to(tmp_path / "outside.png")
     with pytest.raises(InputError, match=r"link\.png: the link leaves"):
+        load(root, tmp_path / "cache")
+
+
+def test_a_file_name_that_is_not_utf8(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_folder("data", 1)
+    (root / "ant" / "ant-0.png").rename(root / "ant" / "caf\udce9.png")
+    with pytest.raises(InputError, match=r"caf\\udce9\.png': the name is not UTF-8; rename it"):
         load(root, tmp_path / "cache")
 
 
@@ -81,7 +98,7 @@ def test_numeric_labels_sort_as_numbers(make_folder: Callable[..., Path], tmp_pa
     assert load(root / "m.csv", tmp_path / "cache").class_names == ("-1", "9", "10")
 
 
-def write_parquet(path: Path, labels: list[int], metadata: bool = False) -> None:
+def write_parquet(path: Path, labels: Sequence[float | None], names: Sequence[str] | None = None) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -91,9 +108,9 @@ def write_parquet(path: Path, labels: list[int], metadata: bool = False) -> None
         return buffer.getvalue()
 
     table = pa.table({"image": [{"bytes": png(10 * i), "path": "x"} for i in range(len(labels))], "label": labels})
-    if metadata:
-        names = '{"info": {"features": {"label": {"names": ["zero", "one"]}}}}'
-        table = table.replace_schema_metadata({"huggingface": names})
+    if names:
+        features = {"label": {"names": list(names)}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     pq.write_table(table, path, row_group_size=3)
 
 
@@ -107,10 +124,30 @@ def test_image_bytes_in_parquet(tmp_path: Path) -> None:
 
 
 def test_label_outside_declared_classes(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "p.parquet", [0, 1, 2, 1], metadata=True)
+    write_parquet(tmp_path / "p.parquet", [0, 1, 2, 1], ("zero", "one"))
     images = load(tmp_path / "p.parquet", tmp_path / "cache")
     assert images.class_names == ("zero", "one")
     assert images.skipped.to_dict("records") == [{"id": "000002", "reason": "label 2 is outside the 2 classes"}]
+
+
+def test_numbers_are_positions_even_where_classes_are_called_by_numbers(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "p.parquet", [2, 0, 1, 2], ("1", "10", "2"))
+    images = load(tmp_path / "p.parquet", tmp_path / "cache")
+    assert images.class_names == ("1", "10", "2")
+    assert images.labels.tolist() == [2, 0, 1, 2]
+
+
+def test_a_gap_does_not_turn_numbers_into_other_classes(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_folder("data", 4)
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    labels = [None, *(10.0 if number % 2 else 2.0 for number in range(1, len(files)))]
+    pd.DataFrame({"path": files, "label": labels, "true_label": labels[::-1]}).to_parquet(root / "m.parquet")
+    write_parquet(root / "bytes.parquet", [2, None, 10])
+    images = load(root / "m.parquet", tmp_path / "cache")
+    assert images.class_names == ("2", "10")
+    assert images.true_labels is not None
+    assert images.true_labels.tolist() == [0, 1] * 5 + [-1]
+    assert load(root / "bytes.parquet", tmp_path / "cache").class_names == ("2", "10")
 
 
 def test_missing_column_names_those_there(tmp_path: Path) -> None:

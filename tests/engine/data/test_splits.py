@@ -42,6 +42,14 @@ def test_unknown_validation_class(make_folder: Callable[..., Path]) -> None:
         reconcile(load(make_folder("train", 2, seed=1)), load(make_folder("check", 2, classes=("ant", "bee", "dog"), seed=2)))
 
 
+def test_numbers_are_positions_only_among_classes_with_names(make_folder: Callable[..., Path]) -> None:
+    check = load(make_folder("check", 2, classes=("0", "1", "2"), seed=2))
+    _, validation = reconcile(load(make_folder("named", 2, seed=1)), check)
+    assert validation.class_names == ("ant", "bee", "cat")
+    with pytest.raises(InputError, match="label '1' is not among the training classes"):
+        reconcile(load(make_folder("numbered", 2, classes=("0", "2", "3"), seed=1)), check)
+
+
 def test_one_class_is_no_validation_split(make_folder: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="at least two classes"):
         reconcile(load(make_folder("train", 2, seed=1)), load(make_folder("check", 2, classes=("ant",), seed=2)))
