@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from engine.training.devices import autocast
 from engine.training.models import Classifier
@@ -180,9 +181,10 @@ def parameter_count(layers: Iterable[nn.Module]) -> int:
 
 
 def _is_supported(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (
-        isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
-    )
+    # Attention reads the weight of its projection itself, past the layer.
+    if isinstance(module, nn.Linear):
+        return not isinstance(module, NonDynamicallyQuantizableLinear)
+    return isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
 
 
 def _with_one(rows: Tensor) -> Tensor:

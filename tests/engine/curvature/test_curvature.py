@@ -11,7 +11,7 @@ from engine.curvature.dense import DenseCurvature
 from engine.curvature.diagonal import DiagonalCurvature
 from engine.curvature.gradients import Backward, Gradients, fisher_vectors, head_gradients, select_layers
 from engine.curvature.kronecker import KroneckerCurvature
-from engine.training.models import build_model
+from engine.training.models import Classifier, build_model
 from tests.engine.curvature.networks import flat, gauss_newton, jacobian, tiny_images, tiny_network
 
 DAMPING = 0.3
@@ -44,6 +44,12 @@ def test_factored_gradients_are_those_of_autograd(parameters: str) -> None:
     for index, image in enumerate(images):
         rows, _ = jacobian(model, layers, image)
         torch.testing.assert_close(flat(gradients)[:, index], vectors[:, index] @ rows)
+
+
+def test_attention_s_projection_is_no_layer_of_its_own() -> None:
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = Classifier(nn.Sequential(nn.Flatten(2), nn.Linear(16, 8), block, nn.Flatten()), nn.Linear(24, 3))
+    assert list(select_layers(model, "all")) == ["features.1", "features.2.linear1", "features.2.linear2", "head"]
 
 
 def test_head_shortcut_is_the_head_s_gradient(problem) -> None:
