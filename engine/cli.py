@@ -209,7 +209,7 @@ def _absolute(spec: str | None) -> str | None:
     """A path as an absolute one, so that a run is the same from any folder; anything else as it is."""
     if spec and spec.startswith("ids:"):
         return f"ids:{_absolute(spec.removeprefix('ids:'))}"
-    return spec if spec == "demo" else absolute(spec)
+    return absolute(spec)
 
 
 for command in (*COMMANDS, bench):

@@ -2,15 +2,22 @@
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# What sources and weights are called; no file of that name is meant.
+KEYWORDS = ("demo", "split", "pretrained")
+ABANDONED_SECONDS = 24 * 3600.0
 
 
 def absolute(spec: str | None) -> str | None:
-    """An existing path as an absolute one, so that it means the same from any folder; anything else as it is."""
-    return str(Path(spec).expanduser().resolve()) if spec and Path(spec).expanduser().exists() else spec
+    """An existing path as an absolute one, so that it means the same from any folder; a keyword, or anything else, as it is."""
+    if not spec or spec in KEYWORDS or not Path(spec).expanduser().exists():
+        return spec
+    return str(Path(spec).expanduser().resolve())
 
 
 def file_stamp(path: Path) -> tuple[str, int, int]:
@@ -29,7 +36,9 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = _beside(path)
     try:
         yield temporary
+        _write_through(temporary)
         os.replace(temporary, path)
+        _write_through(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,10 +55,30 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if not path.exists():
+            for inside in (*temporary.rglob("*"), temporary):
+                _write_through(inside)
             os.replace(temporary, path)
+            _write_through(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove temporary files and folders that a killed process left below a folder, once they are older than ABANDONED_SECONDS."""
+    for path in [*folder.rglob(".*.tmp")]:
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}.tmp")
+
+
+def _write_through(path: Path) -> None:
+    """Have a file or folder on the disk before what refers to it: else a power cut may leave the name with nothing behind it."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -35,6 +35,9 @@ def write_figures(
     judged = figures.judged_by_truth(training)
     if judged is None:
         validation, judged = figures.judged_canaries(validation, beliefs.transition, config.seed)
+        if len(np.unique(validation.labels)) < 2:
+            stage.note("The figures were left out: without true labels they take two validation images of each class.")
+            return
         if not judged.wrong.any():
             stage.note("The figures were left out: hardly any label seems to be wrong, so there is nothing to measure.")
             return
@@ -84,6 +87,9 @@ def write_canaries(
     config = stage.config
     names = [name for name in config.methods if name in ESTIMATED]
     if config.optimizer == "erm" or not config.candidates or not names:
+        return
+    if len(np.unique(canaries.folds(validation.labels, config.seed))) < canaries.FOLDS:
+        stage.note(f"Quality was not estimated without true labels: that takes {canaries.FOLDS} validation images of a class.")
         return
     seen = cross_fitted(stage, training, validation)
     energies = Candidates(seen.evaluation.classes, seen.evaluation.losses)

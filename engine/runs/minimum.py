@@ -75,7 +75,7 @@ def validation_minima(stage: Stage, optimizer: str, training: LabeledImages, val
         len(training.class_names),
     )
     both, model = JoinedImages(training.images, validation.images), _new_network(stage, training, config.seed + REFINED_SEED)
-    upstream = [VERSION, flat.key, training.key(), validation.key(), config.mirror, REFINED_SEED, REFINING_RELIANCE]
+    upstream = [flat.key, training.key(), validation.key(), config.parameters, config.mirror, REFINED_SEED, REFINING_RELIANCE]
     upstream, _ = _train_stage(stage, "refine", model, both, soft, planned["refine"], upstream)
     last = replace(planned["final minimum"], optimizer=optimizer)
     upstream, _ = _train_stage(stage, "final minimum", model, validation.images, validation.labels, last, upstream)
@@ -90,7 +90,7 @@ def first_minimum(stage: Stage, optimizer: str, training: LabeledImages, validat
     steps = [("minimum", validation, replace(planned["minimum"], optimizer=optimizer))]
     if config.pretrains:
         steps.insert(0, ("pretrain", training, planned["pretrain"]))
-    upstream: list[object] = [config.model, config.weights_key, config.seed, stage.device.type, training.key()]
+    upstream: list[object] = [VERSION, config.model, config.weights_key, config.seed, stage.device.type, training.key()]
     kept, origins = {}, {}
     for name, images, plan in steps:
         upstream, kept[name] = _train_stage(stage, name, model, images.images, images.labels, plan, [*upstream, images.key()])
@@ -164,7 +164,7 @@ def _evaluate(
 ) -> Evaluation:
     """One minimum's curvature, then the scores there; `before` identifies the minima that chose the candidate classes."""
     config, model = stage.config, trained.model
-    upstream = [VERSION, trained.key, config.curvature, config.parameters, config.damping, validation.key()]
+    upstream = [trained.key, config.curvature, config.parameters, config.damping, validation.key()]
     factored = stage.workspace.artifact("curvature", digest(upstream))
     if not factored.exists():
         stage.report(Progress("curvature", 0, 1, "fit", None, 0.0, 0.0))

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from safetensors.numpy import load_file, save_file
 
-from engine.config import VERSION, RunConfig, digest
+from engine.config import RunConfig, digest
 from engine.curvature.linearization import HEAD_BATCH, predict
 from engine.data.dataset import LabeledImages
 from engine.data.load import load_splits, open_sources
@@ -61,7 +61,7 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
     """
     started = time.monotonic()
     stage_seconds: dict[str, float] = {}
-    stage = Stage(config, workspace, select_device(device_name), timed(report, stage_seconds), note)
+    stage = Stage(config, workspace, _device(config, device_name, note), timed(report, stage_seconds), note)
     methods = select_methods(config)
     training, validation = load(stage, row)
     minima: dict[str, tuple[list[Trained], ScoringContext]] = {}
@@ -152,7 +152,7 @@ def classical_scores(
     """Scores of a method on the network trained on the given labels, how many seconds they took, and how much memory at most;
     read where they exist."""
     config = stage.config
-    key = digest(VERSION, trained.origins["pretrain"], validation.key(), config.parameters, config.damping, config.mirror)
+    key = digest(trained.origins["pretrain"], validation.key(), config.parameters, config.damping, config.mirror)
     artifact = stage.workspace.artifact(f"scores-{method.name}", key)
     if not artifact.exists():
         stage.report(Progress(f"score ({method.name})", 0, 1, "fit", None, 0.0, 0.0))
@@ -228,7 +228,8 @@ def write_map(
 ) -> None:
     """Write embedding.parquet, row for row beside scores.parquet: `x` and `y` on the map, and the validation images most
     like the image, `near_given` of its given label and `near_suggested` of the suggested one (rows of the decoded split)."""
-    artifact = stage.workspace.artifact("map", digest(trained.key, training.key(), validation.key(), stage.config.mirror))
+    key = digest(trained.key, training.key(), validation.key(), stage.config.parameters, stage.config.mirror)
+    artifact = stage.workspace.artifact("map", key)
     if not artifact.exists():
         stage.report(Progress("map", 0, 1, "fit", None, 0.0, 0.0))
         batches = read_batches(validation.images, np.arange(len(validation)), HEAD_BATCH, stage.device)
@@ -248,6 +249,18 @@ def write_map(
 
 def _named(labels: np.ndarray, images: LabeledImages) -> "pd.Categorical[str]":
     return pd.Categorical.from_codes(labels.tolist(), pd.Index(images.class_names))
+
+
+def _device(config: RunConfig, claimed: str, note: Note) -> torch.device:
+    """The device claimed for a run; where nobody asked for that one and PyTorch cannot use it, the best that it can."""
+    try:
+        return select_device(claimed)
+    except InputError as error:
+        if config.device != "auto":
+            raise
+        device = select_device("auto")
+        note(f"{str(error).removeprefix('--device ')}; the run is computed on {device} instead.")
+        return device
 
 
 def _device_name(device: torch.device) -> str:

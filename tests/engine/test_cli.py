@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from engine.cli import main
+from engine.files import absolute
 from tests.engine.data.test_images import png_header
 
 
@@ -55,6 +56,23 @@ def test_a_run_from_folders_to_scores(folders: tuple[Path, Path], tmp_path: Path
     row = scores.iloc[0]
     given = list(row["candidate_classes"]).index(row["given_label"])
     assert row["candidate_scores"][given] == row["fvm"]
+
+
+def test_too_few_trusted_images_to_measure_are_no_reason_to_fail(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folders = make_folder("train", 10, wrong=2, seed=1), make_folder("check", 1, seed=2)
+    outcome = run(folders, tmp_path / "ws", "--method", "fvm,val_loss", "--figures")
+    assert result_of(outcome)["n"] == 30
+    assert "takes 3 validation images of a class" in outcome.stderr
+    assert "take two validation images of each class" in outcome.stderr
+
+
+def test_keywords_are_no_paths(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("demo", "split", "pretrained"):
+        (folders[0].parent / name).mkdir()
+    monkeypatch.chdir(folders[0].parent)
+    assert [absolute(name) for name in ("demo", "split", "pretrained", "train", "ids:x")] == [
+        "demo", "split", "pretrained", str(folders[0]), "ids:x"
+    ]  # fmt: skip
 
 
 def test_every_method_in_one_run(folders: tuple[Path, Path], tmp_path: Path) -> None:
