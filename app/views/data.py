@@ -46,14 +46,15 @@ def ask_source() -> RunConfig | None:
     st.caption(EXPLAINED[kind])
     if kind == "demo":
         return RunConfig("demo", "demo", DEMO_METHODS) if st.button("Look at the data", type="primary") else None
-    names: dict[str, str | None] = dict.fromkeys(("label_column", "true_label_column", "human_labels", "torchvision_root"))
+    names: dict[str, str | None] = {}
+    files: dict[str, str | None] = {}
     if kind in ("torchvision", "cifar-n"):
         choices = ("CIFAR10", "CIFAR100") if kind == "cifar-n" else None
         name = st.selectbox("Dataset", choices) if choices else st.text_input("Dataset", placeholder="CIFAR10")
         train = f"torchvision:{name.strip()}" if name else ""
-        names["torchvision_root"] = st.text_input("Folder of torchvision's files", placeholder="~/.cache/torchvision")
+        files["torchvision_root"] = st.text_input("Folder of torchvision's files", placeholder="~/.cache/torchvision")
         if kind == "cifar-n":
-            names["human_labels"] = st.text_input("File of human labels", placeholder="/data/CIFAR-10_human.pt")
+            files["human_labels"] = st.text_input("File of human labels", placeholder="/data/CIFAR-10_human.pt")
             names["label_column"] = st.text_input("Which labels", "worse_label" if name == "CIFAR10" else "noisy_label")
         validation, how = None, CHECKED[2]
     else:
@@ -89,13 +90,16 @@ def ask_source() -> RunConfig | None:
     if how == CHECKED[0] and validation is None:
         st.error("Say where the clean images are, or choose another kind of validation split.")
         return None
-    given: dict[str, Any] = {key: _path(value) for key, value in names.items()}
-    return RunConfig(_path(train) or "", _path(validation), DEFAULT_METHODS, **given, limit=int(limit) if limit else None)
+    paths: dict[str, Any] = {key: absolute(_typed(value)) for key, value in files.items()}
+    columns: dict[str, Any] = {key: _typed(value) for key, value in names.items()}
+    return RunConfig(
+        absolute(train.strip()) or "", absolute(_typed(validation)), DEFAULT_METHODS, **paths, **columns,
+        limit=int(limit) if limit else None,
+    )  # fmt: skip
 
 
-def _path(text: str | None) -> str | None:
-    """What was typed, a path as an absolute one; None for nothing."""
-    return absolute((text or "").strip() or None)
+def _typed(text: str | None) -> str | None:
+    return (text or "").strip() or None
 
 
 def grid(decoded: str, rows: list[int], alt: str) -> None:
@@ -122,7 +126,7 @@ def show_report(key: str, config: RunConfig, report: dict[str, Any]) -> None:
     ):  # fmt: skip
         column.metric(title, value)
     for warning in report["warnings"]:
-        st.warning(warning)
+        st.warning(plain(warning))
     if report["contradictions"]:
         st.warning(
             f"Images that occur more than once with different labels: {report['contradictions']:,}. One of these labels is wrong."
@@ -151,7 +155,7 @@ def confirm_split(key: str, config: RunConfig, report: dict[str, Any]) -> None:
     """Show a sample of each class to confirm; what is confirmed becomes the validation split."""
     names, training = report["class_names"], report["training"]
     folder = workspace().inspection(key)
-    kept = folder.answers
+    kept = folder.answers(training["decoded"])
     answers: dict[str, dict[str, str | None]] = json.loads(kept.read_text()) if kept.exists() else {}
     st.subheader("No clean split yet: make one")
     st.write(
@@ -187,13 +191,16 @@ def confirm_split(key: str, config: RunConfig, report: dict[str, Any]) -> None:
         (table["id"].iloc[int(row)], names[table["label"].iloc[int(row)]], name)
         for chosen in answers.values() for row, name in chosen.items() if name is not None
     ]  # fmt: skip
-    missing = [
-        name for name, count in zip(names, training["counts"], strict=True) if count and name not in {c[2] for c in confirmed}
-    ]
+    known = {label for _, _, label in confirmed}
+    missing = [name for name, count in zip(names, training["counts"], strict=True) if count and name not in known]
     if missing:
-        st.error(f"No confirmed image of {plain(', '.join(missing[:10]))}. Check these classes again.")
+        st.warning(
+            f"No confirmed image of {plain(', '.join(missing[:10]))}{' and others' if len(missing) > 10 else ''}: without one, "
+            "labels of that class cannot be judged, and its images are left out."
+        )
     with st.container(horizontal=True):
-        if st.button(f"Use these {len(confirmed):,} images as the validation split", type="primary", disabled=bool(missing)):
+        ready = f"Use these {len(confirmed):,} images as the validation split"
+        if st.button(ready, type="primary", disabled=len(known) < 2):
             listed = pd.DataFrame(confirmed, columns=["id", "given_label", "label"])
             path = folder.confirmed(digest(confirmed))
             with replacing(path) as temporary:
@@ -225,7 +232,7 @@ def watched(key: str) -> Callable[[], None]:
         elif running:
             st.rerun()
         elif now["state"] == "failed":
-            st.error(now["message"])
+            st.error(plain(now["message"]))
         else:
             show_report(key, RunConfig.from_json(workspace().inspection(key).config.read_text()), now)
 

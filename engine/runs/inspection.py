@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from engine.config import BUDGETS, RunConfig, digest
 from engine.errors import InputError
 from engine.files import replacing
-from engine.runs.workspace import InspectionFolder, Workspace
+from engine.runs.workspace import InspectionFolder, Workspace, is_held
 
 # At most as often is progress written down.
 REPORT_SECONDS = 0.3
@@ -60,14 +60,10 @@ def read_inspection(workspace: Workspace, key: str) -> Report | None:
         report: Report = json.loads(folder.report.read_text())
     except (OSError, ValueError):
         return None
-    if report["state"] == "running" and time.time() - report["started"] > START_SECONDS:
-        try:
-            with FileLock(folder.lock, timeout=0):
-                report = json.loads(folder.report.read_text())
-                if report["state"] == "running":
-                    report |= {"state": "failed", "message": "The look at this dataset was cut off: look again."}
-        except Timeout:
-            pass
+    if report["state"] == "running" and time.time() - report["started"] > START_SECONDS and not is_held(folder.lock):
+        report = json.loads(folder.report.read_text())
+        if report["state"] == "running":
+            report |= {"state": "failed", "message": "The look at this dataset was cut off: look again."}
     return report
 
 

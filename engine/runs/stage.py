@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 
 from engine.config import RunConfig
+from engine.errors import is_out_of_memory
 from engine.progress import Progress, Report
 from engine.runs.workspace import Workspace
 
@@ -44,7 +45,7 @@ def with_smaller_batches(action: Callable[[int], T], note: Note) -> T:
         try:
             return action(divisor)
         except (MemoryError, RuntimeError) as error:
-            if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error)):
+            if not is_out_of_memory(error):
                 raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -5,7 +5,9 @@
 There is at most one for a workspace. It exits when nothing has been queued or running for a while.
 """
 
+import functools
 import logging
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -18,8 +20,9 @@ import psutil
 from filelock import FileLock, Timeout
 
 from engine.config import RunConfig
+from engine.files import sweep
 from engine.runs import store
-from engine.runs.workspace import Workspace, keep_reserve
+from engine.runs.workspace import Workspace, is_held, keep_reserve
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +31,14 @@ IDLE_SECONDS = 5.0
 START_SECONDS = 20.0
 KILL_AFTER_SECONDS = 2.0
 DEATHS_ALLOWED = 5
+ASK_SECONDS = 20.0
 # Clients hold the lock for a moment to see whether a supervisor is at work.
 LOCK_SECONDS = 1.0
 
 
 def ensure_supervisor(workspace: Workspace) -> None:
     """Start a detached supervisor unless one is at work."""
-    try:
-        with FileLock(workspace.supervisor_lock, timeout=0):
-            pass
-    except Timeout:
+    if is_held(workspace.supervisor_lock):
         return
     with workspace.supervisor_log.open("ab") as output:
         command = [sys.executable, "-m", "engine.runs.supervisor", str(workspace.root)]
@@ -48,6 +49,7 @@ def supervise(workspace: Workspace, keep_going: Callable[[bool], bool]) -> None:
     """Work off the queue while `keep_going(busy)` says so; returns at once where another supervisor is at work."""
     try:
         with FileLock(workspace.supervisor_lock, timeout=LOCK_SECONDS), store.store(workspace) as connection:
+            sweep(workspace.root)
             children: list[subprocess.Popen[bytes]] = []
             busy = True
             while keep_going(busy):
@@ -67,7 +69,7 @@ def supervise(workspace: Workspace, keep_going: Callable[[bool], bool]) -> None:
 def tick(connection: sqlite3.Connection, workspace: Workspace, children: list[subprocess.Popen[bytes]]) -> bool:
     """Look after running runs and start queued ones; whether there are any."""
     for row in store.runs_in(connection, "running"):
-        process = process_of(row)
+        process = process_of(row, workspace)
         if process is not None:
             if row.cancel_requested is not None:
                 waited = time.time() - row.cancel_requested
@@ -100,13 +102,14 @@ def start(workspace: Workspace, run: str, device: str, connection: sqlite3.Conne
     return child
 
 
-def process_of(row: store.RunRow) -> psutil.Process | None:
+def process_of(row: store.RunRow, workspace: Workspace) -> psutil.Process | None:
     """The living process that computes a run; None where it is gone or its number belongs to another one now."""
     if row.pid is None or row.pid_started is None:
         return None
     try:
         process = psutil.Process(row.pid)
-        same = abs(process.create_time() - row.pid_started) < 1
+        # When a process started is counted back from the clock, and moves with it; its lock does not.
+        same = abs(process.create_time() - row.pid_started) < 1 or is_held(workspace.run(row.id).lock)
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
@@ -121,12 +124,19 @@ def free_device(wanted: str, taken: set[str | None]) -> str | None:
     return None if device in taken or (device in ("auto", "cpu") and taken & {"auto", "cpu"}) else device
 
 
+@functools.cache
 def gpu_count() -> int:
-    """GPUs that the driver lists; asks the driver's own tool, so that the supervisor holds no GPU memory."""
+    """GPUs that a run may use; asks the driver's own tool, so that the supervisor holds no GPU memory."""
     if shutil.which("nvidia-smi") is None:
         return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    return sum(line.startswith("GPU ") for line in listed.splitlines())
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=ASK_SECONDS).stdout
+    except subprocess.TimeoutExpired:
+        log.warning("nvidia-smi does not answer: no GPU is used")
+        return 0
+    count = sum(line.startswith("GPU ") for line in listed.splitlines())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return count if visible is None else min(count, sum(part.strip() not in ("", "-1") for part in visible.split(",")))
 
 
 def until_idle() -> Callable[[bool], bool]:

@@ -20,7 +20,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from engine.config import RunConfig
-from engine.errors import InputError
+from engine.errors import InputError, is_out_of_memory
 from engine.progress import Progress
 from engine.runs import store
 from engine.runs.workspace import RunFolder, Workspace
@@ -71,10 +71,10 @@ def sentence(error: BaseException, workspace: Workspace) -> str:
         return text
     if is_disk_full(error):
         return f"The disk of {workspace.root} is full: make room there, then resume the run."
+    if is_out_of_memory(error):
+        return "Memory ran out even with small batches: use a smaller --image-size, --model or --parameters, or free memory and resume."
     if "CUDA error" in text or "CUDA driver" in text:
         return f"The GPU was lost ({text}): check it with nvidia-smi, then resume the run."
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return "Memory ran out even with small batches: use a smaller --image-size, --model or --parameters, or free memory and resume."
     return f"Unexpected {type(error).__name__}: {text}. The run's log has the details."
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 
 from engine.errors import InputError
 
@@ -155,10 +156,9 @@ class InspectionFolder:
     def lock(self) -> Path:
         return self.root / "inspection.lock"
 
-    @property
-    def answers(self) -> Path:
-        """What a person said so far of the images to confirm."""
-        return self.root / "answers.json"
+    def answers(self, decoded: str) -> Path:
+        """What a person said so far of the images to confirm, by their rows among these decoded ones."""
+        return self.root / f"answers-{decoded}.json"
 
     def confirmed(self, key: str) -> Path:
         """Training images whose labels a person confirmed, by the digest of the list."""
@@ -184,6 +184,15 @@ def open_workspace(folder: str) -> Workspace:
         raise InputError(f"--workspace {root}: cannot be made ({error.strerror})") from error
     keep_reserve(workspace)
     return workspace
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a lock."""
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def keep_reserve(workspace: Workspace) -> None:

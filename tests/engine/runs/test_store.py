@@ -1,14 +1,19 @@
+import os
 import sqlite3
+import time
 from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from engine.config import RunConfig
 from engine.errors import InputError
+from engine.files import ABANDONED_SECONDS
 from engine.runs import store
-from engine.runs.supervisor import free_device, process_of
+from engine.runs.supervisor import free_device, gpu_count, process_of, supervise
 from engine.runs.workspace import Workspace, open_workspace
+from tests.engine.runs.watching import fake_driver
 
 
 @pytest.fixture
@@ -109,14 +114,39 @@ def test_network_file_systems_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
         open_workspace(str(tmp_path / "ws"))
 
 
-def test_a_process_is_known_by_its_start_time_too(workspace: Workspace) -> None:
+def test_a_process_is_known_by_its_start_time_or_its_lock(workspace: Workspace) -> None:
     me = psutil.Process()
     with store.store(workspace) as connection:
         queue(connection, "a")
         store.set_process(connection, "a", me.pid, me.create_time())
-        assert process_of(store.get_run(connection, "a")) == me
+        assert process_of(store.get_run(connection, "a"), workspace) == me
         store.set_process(connection, "a", me.pid, me.create_time() - 100)
-        assert process_of(store.get_run(connection, "a")) is None
+        assert process_of(store.get_run(connection, "a"), workspace) is None
+        with FileLock(workspace.run("a").lock):  # the clock was set, the process is the same
+            assert process_of(store.get_run(connection, "a"), workspace) == me
+
+
+def test_what_killed_processes_left_is_swept_after_a_day(workspace: Workspace) -> None:
+    for name, age in (("old", 2 * ABANDONED_SECONDS), ("new", 60.0)):
+        folder = workspace.decoded / f".{name}.tmp"
+        folder.mkdir(parents=True)
+        (folder / "images.u8").write_bytes(b"pixels")
+        os.utime(folder, (time.time() - age,) * 2)
+    supervise(workspace, lambda busy: False)
+    assert [path.name for path in workspace.decoded.iterdir()] == [".new.tmp"]
+
+
+@pytest.mark.parametrize(("visible", "count"), [(None, 2), ("1", 1), ("", 0), ("-1", 0), ("0,1,2,3", 2)])
+def test_hidden_gpus_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int) -> None:
+    fake_driver(tmp_path, monkeypatch, 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    gpu_count.cache_clear()
+    try:
+        assert gpu_count() == count
+    finally:
+        gpu_count.cache_clear()
 
 
 def test_one_run_a_device(monkeypatch: pytest.MonkeyPatch) -> None:

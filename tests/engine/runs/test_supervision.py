@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine.config import RunConfig
 from engine.runs import store
 from engine.runs.worker import is_disk_full, sentence
 from engine.runs.workspace import Workspace, open_workspace
-from tests.engine.runs.watching import finished, kill_all, kill_and_resume, store_row, submit, wait_for
+from tests.engine.runs.watching import fake_driver, finished, kill_all, kill_and_resume, store_row, submit, wait_for
 
 
 @pytest.fixture
@@ -69,6 +70,20 @@ def test_a_changed_dataset_is_noticed(workspace: Workspace, config: RunConfig) -
     assert submit(workspace, config) != run
 
 
+def test_a_gpu_that_pytorch_cannot_use_is_no_reason_to_fail(
+    workspace: Workspace, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_driver(tmp_path, monkeypatch, 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    run = submit(workspace, config)
+    assert finished(workspace, run)["rank"].max() == 60
+    row = store_row(workspace, run)
+    assert row.device == "cuda:0"
+    assert torch.cuda.is_available() or "the run is computed on" in row.notes
+    asked = wait_for(workspace, submit(workspace, replace(config, device="cuda")), store.FINISHED)
+    assert torch.cuda.is_available() or "--device cuda:0: not available here" in (asked.message or "")
+
+
 def test_full_disk_fails_clearly_and_resumes(config: RunConfig, tmp_path: Path) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
@@ -100,12 +115,12 @@ def test_sentences_say_what_to_do(tmp_path: Path) -> None:
     assert "make room" in sentence(full, workspace)
     assert "nvidia-smi" in sentence(RuntimeError("CUDA error: device lost"), workspace)
     assert "smaller" in sentence(MemoryError(), workspace)
+    refused = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to ...")
+    assert "smaller" in sentence(refused, workspace)
     assert sentence(KeyError("x"), workspace).startswith("Unexpected KeyError")
 
 
 def test_out_of_memory_halves_the_batch() -> None:
-    import torch
-
     from engine.runs.stage import with_smaller_batches
 
     tried: list[int] = []
