@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts
-from app.parts import chosen_review
+from app.parts import chosen_review, plain
 from app.readers import Review, workspace
 from engine.errors import InputError
 from engine.runs.decisions import read_log
@@ -63,7 +63,9 @@ if changed.any():
         hide_index=True, height=figure.layout.height,
     )  # fmt: skip
 st.subheader("Download")
-st.caption("Only decided changes are applied: an image nobody decided on keeps its label.")
+st.caption(
+    "Only decided changes are applied: an image nobody decided on keeps its label. Trusted images of the same source are there too."
+)
 with st.container(horizontal=True):
     for title, name, content in downloads(review):
         st.download_button(title, content, file_name=name, icon=":material/download:", on_click="ignore")
@@ -84,6 +86,10 @@ with st.form("folder", border=False):
             try:
                 with store(workspace()) as connection, st.spinner("Writing…"):
                     export(connection, workspace(), get_run(connection, review.run), Path(target.strip()).expanduser(), copy)
-                st.success(f"Wrote labels.csv, labels.parquet and decisions.csv{' and images/' if copy else ''} to {target}.")
-            except (InputError, OSError) as error:
-                st.error(f"Nothing was written: {error}")
+                st.success(
+                    f"Wrote labels.csv, labels.parquet and decisions.csv{' and images/' if copy else ''} to {plain(target)}."
+                )
+            except InputError as error:
+                st.error(f"Nothing was written: {plain(str(error))}")
+            except OSError as error:
+                st.error(f"The files could not be written: {plain(str(error))}")

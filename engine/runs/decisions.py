@@ -191,10 +191,13 @@ def write_log(connection: sqlite3.Connection, dataset: str, log: pd.DataFrame) -
             )
             if first["kind"] == "decide":
                 values = rows[["image", "verdict", "from_label", "to_label"]].astype(object)
-                connection.executemany(
-                    "INSERT INTO decisions (action, image, verdict, from_label, to_label) VALUES (?, ?, ?, ?, ?)",
-                    ((action, *(None if pd.isna(v) else v for v in row)) for row in values.itertuples(index=False)),
-                )
+                try:
+                    connection.executemany(
+                        "INSERT INTO decisions (action, image, verdict, from_label, to_label) VALUES (?, ?, ?, ?, ?)",
+                        ((action, *(None if pd.isna(v) else v for v in row)) for row in values.itertuples(index=False)),
+                    )
+                except sqlite3.IntegrityError as error:
+                    raise InputError(f"decision log, action {seq}: an image is there twice, or a field is empty") from error
     return len(numbers)
 
 

@@ -1,49 +1,63 @@
 """What leaves the workspace: cleaned labels, a cleaned copy of an image folder, and the decision log."""
 
 import itertools
+import json
 import os
 import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from engine.config import RunConfig
 from engine.data.load import trusted_list
-from engine.data.sources import holds_splits, read_csv
+from engine.data.sources import class_folders, holds_splits, read_csv, read_parquet_schema
 from engine.errors import InputError
 from engine.files import replacing, replacing_folder
 from engine.runs.decisions import current_decisions, read_log, write_log
 from engine.runs.store import RunRow, dataset_source
 from engine.runs.workspace import Workspace
 
-LOG_TYPES: dict[str, Any] = {"image": str, "from_label": str, "to_label": str, "who": str, "run": str, "target": "Int64"}
+LOG_TYPES: dict[str, Any] = {
+    "seq": "Int64", "at": float, "target": "Int64",
+    **dict.fromkeys(("who", "run", "kind", "image", "verdict", "from_label", "to_label"), str),
+}  # fmt: skip
 
 
 def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: RunRow) -> pd.DataFrame:
-    """One row an image of a run: id, given_label, final_label, decision, when.
+    """One row a usable image of a run's training source: id, given_label, final_label, decision, when.
 
-    Only decisions change a label: an accepted or chosen label is final, every other image keeps the given one. Training
-    images that a person confirmed for the validation split (`ids:FILE`) come last, with the label confirmed.
+    Only decisions change a label: an accepted or chosen label is final, every other image keeps the given one. Images that
+    were not scored, because they are trusted, say, come last; those that a person confirmed (`ids:FILE`) with that label.
 
     Raises:
         InputError: the run has no scores yet.
     """
-    path = workspace.run(row.id).scores
-    if not path.exists():
+    folder = workspace.run(row.id)
+    if not folder.result.exists():
         raise InputError(f"run {row.id} has no scores yet: it is {row.state}")
-    table = pd.read_parquet(path, columns=["id", "given_label"]).astype(str)
-    made = current_decisions(connection, row.dataset).set_index("image").reindex(table["id"]).reset_index()
-    table["final_label"] = made["to_label"].fillna(table["given_label"])
-    table["decision"] = made["verdict"].fillna("")
-    table["when"] = pd.to_datetime(made["at"], unit="s", utc=True)
+    scored = pd.read_parquet(folder.scores, columns=["id", "given_label"]).astype(str)
+    rest = _read_images(workspace, json.loads(folder.result.read_text())["images"]["training"])
+    table = pd.concat([scored, rest[~rest["id"].isin(scored["id"])]], ignore_index=True)
+    confirmed = pd.Series(dtype=object)
     if listed := trusted_list(RunConfig.from_json(row.config)):
-        confirmed = read_csv(listed).astype(str).rename(columns={"label": "final_label"})
-        if "given_label" in confirmed:
-            confirmed["decision"] = "confirm"
-            table = pd.concat([table, confirmed[["id", "given_label", "final_label", "decision"]]], ignore_index=True)
+        confirmed = read_csv(listed).astype(str).drop_duplicates("id").set_index("id")["label"]
+    confirmed = confirmed.reindex(table["id"]).reset_index(drop=True)
+    made = current_decisions(connection, row.dataset).set_index("image").reindex(table["id"]).reset_index()
+    table["final_label"] = made["to_label"].fillna(confirmed).fillna(table["given_label"])
+    table["decision"] = made["verdict"].fillna(confirmed.notna().map({True: "confirm", False: ""}))
+    table["when"] = pd.to_datetime(made["at"], unit="s", utc=True)
     return table
+
+
+def _read_images(workspace: Workspace, decoded: str) -> pd.DataFrame:
+    """Ids and given labels of decoded images."""
+    folder = workspace.decoded / decoded
+    table = pd.read_parquet(folder / "table.parquet", columns=["id", "label"])
+    names = np.array(json.loads((folder / "dataset.json").read_text())["class_names"], dtype=object)
+    return pd.DataFrame({"id": table["id"].astype(str), "given_label": names[table["label"].to_numpy()]})
 
 
 def export(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, target: Path, with_images: bool) -> pd.DataFrame:
@@ -53,43 +67,59 @@ def export(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, ta
         The cleaned labels.
 
     Raises:
-        InputError: nothing to export, or images of a source that is no folder of class folders.
+        InputError: nothing to export, images of a source that is no folder of class folders, or a file in the way that no
+            export wrote. Nothing is written then.
     """
     labels = cleaned_labels(connection, workspace, row)
+    log = read_log(connection, row.dataset)
     source = Path(dataset_source(connection, row.dataset)[0])
     if with_images and not source.is_dir():
         raise InputError(f"{source}: only a folder of class folders can be copied; labels.csv holds the cleaned labels")
     if with_images and (target / "images").exists():
         raise InputError(f"{target / 'images'}: exists already; remove it, or export to another folder")
+    for name, table in (("labels.csv", labels), ("labels.parquet", labels), ("decisions.csv", log)):
+        if (target / name).exists() and _columns(target / name) != list(table.columns):
+            raise InputError(f"{target / name}: is there already and no export wrote it; export to another folder")
+    if with_images:
+        copy_images(source, target / "images", labels)
     for name, write in (
         ("labels.csv", lambda path: labels.to_csv(path, index=False)),
         ("labels.parquet", lambda path: labels.to_parquet(path, index=False)),
-        ("decisions.csv", lambda path: read_log(connection, row.dataset).to_csv(path, index=False)),
+        ("decisions.csv", lambda path: log.to_csv(path, index=False)),
     ):
         with replacing(target / name) as temporary:
             write(temporary)
-    if with_images:
-        copy_images(source, target / "images", labels)
     return labels
+
+
+def _columns(path: Path) -> list[str] | None:
+    """Names of the columns of a CSV or Parquet file; None where it is none."""
+    try:
+        return list(pd.read_csv(path, nrows=0).columns) if path.suffix == ".csv" else read_parquet_schema(path).names
+    except (OSError, ValueError, InputError):
+        return None
 
 
 def copy_images(source: Path, target: Path, labels: pd.DataFrame) -> None:
     """Lay every image of a class folder under the folder of its final label: hard links where possible, else copies.
 
-    A split folder above the class folder and folders below it are kept; a relabelled image whose name is taken there
-    gets its old label, and where that is not enough a number, into its name.
+    A split folder above the class folder and folders below it are kept, and so is the place of images without a row in
+    `labels`; a relabelled image whose name is taken there gets its old label, and where that is not enough a number, into
+    its name.
     """
     depth = 1 if holds_splits(source) else 0
-    moved = labels["final_label"] != labels["given_label"]
+    images = class_folders(source)
+    known = {
+        image: (given, final) for image, given, final in labels[["id", "given_label", "final_label"]].itertuples(index=False)
+    }
+    found = [(record.id, *known.get(record.id, (record.label, record.label))) for record in images.read(np.arange(images.count))]
     with replacing_folder(target) as temporary:
-        for image, given, final in labels.loc[
-            moved.sort_values(kind="stable").index, ["id", "given_label", "final_label"]
-        ].itertuples(index=False):
+        for image, given, final in sorted(found, key=lambda item: item[1] != item[2]):
             parts = Path(image).parts
-            wanted = temporary.joinpath(*parts[:depth], final, *parts[depth + 1 :])
+            wanted = temporary.joinpath(*parts[:depth], str(final), *parts[depth + 1 :])
             wanted.parent.mkdir(parents=True, exist_ok=True)
             place = next(
-                name for number in itertools.count() if not (name := _numbered(wanted, given, number)).exists()
+                name for number in itertools.count() if not (name := _numbered(wanted, str(given), number)).exists()
             )  # never an existing file: it may be a link to one of the originals
             try:
                 os.link(source / image, place)
@@ -108,7 +138,7 @@ def import_log(connection: sqlite3.Connection, row: RunRow, path: Path) -> int:
     """Append a decisions.csv that `export` wrote to the log of a run's dataset; returns how many actions were added.
 
     Raises:
-        InputError: the file is missing or no decision log.
+        InputError: the file is missing or no decision log, or gives a label that is no class of the dataset; nothing is added.
     """
     try:
         # Only an empty field is missing: a class may well be called None or NA.
@@ -118,4 +148,14 @@ def import_log(connection: sqlite3.Connection, row: RunRow, path: Path) -> int:
     missing = {"seq", "at", "who", "run", "kind", "target", "image", "verdict", "from_label", "to_label"} - set(log.columns)
     if missing:
         raise InputError(f"{path}: not a decision log, it has no column {', '.join(sorted(missing))}")
+    for column in ("seq", "at", "who", "run", "kind"):
+        if log[column].isna().any():
+            raise InputError(f"{path}, row {int(log[column].isna().argmax()) + 1}: {column} is empty")
+    classes = dataset_source(connection, row.dataset)[1]
+    if classes is None:
+        raise InputError(f"run {row.id} has not read its images yet: import decisions when it has")
+    unknown = log["to_label"].notna() & ~log["to_label"].isin(classes)
+    if unknown.any():
+        at = int(unknown.argmax())
+        raise InputError(f"{path}, row {at + 1}: {log['to_label'].iloc[at]!r} is no class of this dataset")
     return write_log(connection, row.dataset, log)

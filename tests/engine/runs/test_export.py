@@ -1,6 +1,7 @@
-import io
 import json
+import re
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,9 @@ from PIL import Image
 
 from engine.cli import main
 from engine.config import RunConfig
+from engine.data.dataset import ingest
+from engine.data.sources import SourceOptions, open_source
+from engine.errors import InputError
 from engine.runs import store
 from engine.runs.decisions import Decision, current_decisions, decide, read_log, redo, undo
 from engine.runs.export import cleaned_labels, copy_images, import_log
@@ -23,16 +27,13 @@ def reviewed(tmp_path: Path) -> Workspace:
     """A workspace with a finished run of four images, one of them accepted, one rejected."""
     for label, name in IMAGES:
         (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        Image.new("RGB", (4, 4), (10 * len(label), 0, 0)).save(buffer, "PNG")
-        (tmp_path / "data" / label / name).write_bytes(buffer.getvalue())
+        Image.new("RGB", (16, 16), (10 * len(label), 0, 0)).save(tmp_path / "data" / label / name)
     workspace = open_workspace(str(tmp_path / "ws"))
     with store.store(workspace) as connection:
         store.register_dataset(connection, "d", str(tmp_path / "data"), {})
+        store.describe_dataset(connection, "d", ["ant", "bee"], [2, 2])
         store.submit(connection, "run1", RunConfig("x", None, ("fvm",)), "d")
-        ids = [f"{label}/{name}" for label, name in IMAGES]
-        workspace.run("run1").root.mkdir(parents=True)
-        pd.DataFrame({"id": ids, "given_label": [i.split("/")[0] for i in ids]}).to_parquet(workspace.run("run1").scores)
+        finish(workspace, tmp_path / "data", [f"{label}/{name}" for label, name in IMAGES])
         decide(
             connection,
             "d",
@@ -41,6 +42,15 @@ def reviewed(tmp_path: Path) -> Workspace:
             [Decision("ant/1.png", "accept", "ant", "bee"), Decision("bee/0.png", "reject", "bee", "bee")],
         )
     return workspace
+
+
+def finish(workspace: Workspace, source: Path, scored: list[str]) -> None:
+    """What a run leaves that scored these of the images of a folder."""
+    folder = workspace.run("run1")
+    folder.root.mkdir(parents=True, exist_ok=True)
+    images = ingest(open_source(str(source), SourceOptions()), workspace.decoded, 8)
+    pd.DataFrame({"id": scored, "given_label": [i.split("/")[0] for i in scored]}).to_parquet(folder.scores)
+    folder.result.write_text(json.dumps({"images": {"training": images.folder.name}}))
 
 
 def sharpeye(*arguments: object) -> dict[str, object]:
@@ -91,6 +101,68 @@ def test_a_copy_leaves_the_originals_alone_and_loses_no_image(tmp_path: Path, sp
     assert copied[f"{split}dog/2020/1.png"] == f"{split}dog/2020/1.png"
 
 
+def test_images_that_were_not_scored_are_exported_too(reviewed: Workspace, tmp_path: Path) -> None:
+    finish(reviewed, tmp_path / "data", ["ant/0.png", "ant/1.png"])
+    (tmp_path / "data" / "ant" / "broken.png").write_text("no image")
+    sharpeye("export", "run1", tmp_path / "out", "--images", "--workspace", reviewed.root, "--json")
+    labels = pd.read_csv(tmp_path / "out" / "labels.csv")
+    assert dict(zip(labels["id"], labels["final_label"], strict=True)) == {
+        "ant/0.png": "ant",
+        "ant/1.png": "bee",
+        "bee/0.png": "bee",
+        "bee/1.png": "bee",
+    }
+    copied = {p.relative_to(tmp_path / "out" / "images").as_posix() for p in (tmp_path / "out" / "images").rglob("*.png")}
+    assert copied == {"ant/0.png", "ant/broken.png", "bee/1-was-ant.png", "bee/0.png", "bee/1.png"}
+
+
+def test_confirmed_labels_are_final_until_decided_otherwise(reviewed: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "checked.csv").write_text("id,label\nbee/1.png,ant\nant/1.png,ant\n")
+    finish(reviewed, tmp_path / "data", ["ant/0.png", "bee/0.png"])
+    with store.store(reviewed) as connection:
+        row = replace(store.get_run(connection, "run1"), config=RunConfig("x", f"ids:{tmp_path}/checked.csv", ("fvm",)).to_json())
+        labels = cleaned_labels(connection, reviewed, row).set_index("id")
+    assert labels["final_label"].to_dict() == {"ant/0.png": "ant", "bee/0.png": "bee", "ant/1.png": "bee", "bee/1.png": "ant"}
+    assert labels["decision"].to_dict() == {"ant/0.png": "", "bee/0.png": "reject", "ant/1.png": "accept", "bee/1.png": "confirm"}
+
+
+def test_only_an_earlier_export_is_written_over(reviewed: Workspace, tmp_path: Path) -> None:
+    command = ["export", "run1", str(tmp_path / "out"), "--workspace", str(reviewed.root)]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert CliRunner().invoke(main, command).exit_code == 0
+    for name in ("labels.csv", "labels.parquet", "decisions.csv"):
+        kept = (tmp_path / "out" / name).read_bytes()
+        (tmp_path / "out" / name).write_text("path,label\na.png,ant\n")
+        outcome = CliRunner().invoke(main, command)
+        assert outcome.exit_code == 2
+        assert f"{name}: is there already" in outcome.stderr
+        assert (tmp_path / "out" / name).read_text() == "path,label\na.png,ant\n"
+        (tmp_path / "out" / name).write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"to_label": "../../elsewhere"}, "row 1: '../../elsewhere' is no class of this dataset"),
+        ({"at": ""}, "row 1: at is empty"),
+        ({"at": "yesterday"}, "not a readable decision log"),
+        ({"seq": "first"}, "not a readable decision log"),
+        ({"from_label": ""}, "action 1: an image is there twice, or a field is empty"),
+        ({"image": "bee/0.png"}, "action 1: an image is there twice, or a field is empty"),
+    ],
+)
+def test_what_is_no_decision_log_is_not_imported(
+    reviewed: Workspace, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    with store.store(reviewed) as connection:
+        log = read_log(connection, "d").astype(object)
+        log.loc[0, list(change)] = list(change.values())
+        log.to_csv(tmp_path / "log.csv", index=False)
+        with pytest.raises(InputError, match=re.escape(message)):
+            import_log(connection, store.get_run(connection, "run1"), tmp_path / "log.csv")
+        assert len(read_log(connection, "d")) == 2
+
+
 def test_nothing_is_written_where_the_copy_cannot_be(reviewed: Workspace, tmp_path: Path) -> None:
     (tmp_path / "out" / "images").mkdir(parents=True)
     outcome = CliRunner().invoke(main, ["export", "run1", str(tmp_path / "out"), "--images", "--workspace", str(reviewed.root)])
@@ -104,6 +176,7 @@ def test_classes_called_none_and_na_survive_the_log(tmp_path: Path) -> None:
     for workspace in (here, there):
         with store.store(workspace) as connection:
             store.register_dataset(connection, "d", "x", {})
+            store.describe_dataset(connection, "d", ["NA", "None"], [1, 1])
             store.submit(connection, "run1", RunConfig("x", None, ("fvm",)), "d")
     with store.store(here) as left, store.store(there) as right:
         decide(left, "d", "run1", "me", [Decision("a", "accept", "NA", "None"), Decision("b", "skip", "None", None)])
@@ -120,13 +193,18 @@ def test_log_round_trip_through_files(reviewed: Workspace, tmp_path: Path) -> No
     with store.store(other) as connection:
         store.register_dataset(connection, "d", "x", {})
         store.submit(connection, "run1", RunConfig("x", None, ("fvm",)), "d")
+    early = CliRunner().invoke(main, ["import", "run1", str(tmp_path / "out" / "decisions.csv"), "--workspace", str(other.root)])
+    assert early.exit_code == 2
+    assert "has not read its images yet" in early.stderr
+    with store.store(other) as connection:
+        store.describe_dataset(connection, "d", ["ant", "bee"], [2, 2])
     assert sharpeye("import", "run1", tmp_path / "out" / "decisions.csv", "--workspace", other.root, "--json") == {"actions": 1}
     with store.store(reviewed) as left, store.store(other) as right:
         pd.testing.assert_frame_equal(current_decisions(left, "d"), current_decisions(right, "d"))
 
 
 def test_labels_before_there_are_scores(reviewed: Workspace) -> None:
-    reviewed.run("run1").scores.unlink()
+    reviewed.run("run1").result.unlink()
     outcome = CliRunner().invoke(main, ["export", "run1", "out", "--workspace", str(reviewed.root)])
     assert outcome.exit_code == 2
     assert "has no scores yet" in outcome.stderr
