@@ -50,7 +50,7 @@ def chosen_review() -> Review:
     try:
         return review(run)
     except InputError as error:
-        st.error(str(error))
+        st.error(plain(str(error)))
         st.stop()
 
 

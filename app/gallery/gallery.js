@@ -4,6 +4,7 @@ const SEND_AFTER = 60;
 const RETRY_AFTER = 1500;
 const TURN_TAKES = 8000;
 const KEYS = /^([jkarsuynp1-9]|Arrow(Left|Right|Up|Down))$/;
+const MOVES = /^([jk]|Arrow)/;
 const VERDICTS = { a: "accept", r: "reject", s: "skip" };
 
 export default function (component) {
@@ -12,13 +13,15 @@ export default function (component) {
   if (!g) kept.set(root, (g = create(root)));
   g.askPage = (by) => component.setTriggerValue("turn", by);
   if (component.data) update(g, component.data);
+  // Called at every change of the data, but what it returns only when the page goes.
+  g.leave?.();
   const onKey = (event) => key(g, event);
   const onLeave = (event) => { if (g.queue.length) event.preventDefault(); };
   // Before Streamlit's own shortcuts (R and C), which would otherwise take the key.
   window.addEventListener("keydown", onKey, true);
   window.addEventListener("beforeunload", onLeave);
   window.addEventListener("pointerup", release, true);
-  return () => {
+  return g.leave = () => {
     window.removeEventListener("keydown", onKey, true);
     window.removeEventListener("beforeunload", onLeave);
     window.removeEventListener("pointerup", release, true);
@@ -45,6 +48,8 @@ function update(g, data) {
   if (g.store !== store) {
     // What a reload or a restart of the app left unsaved is sent again.
     g.store = store;
+    g.stepping = false;
+    g.pressed = [];
     g.queue = JSON.parse(sessionStorage.getItem(store) || "[]");
     if (g.queue.length) send(g);
   }
@@ -89,7 +94,7 @@ function turn(g, by) {
 }
 
 const waiting = (g, row) => g.queue.some((entry) => entry.row === row);
-const name = (g, label) => g.data.classes[label];
+const name = (g, label) => g.data.classes[label] ?? "a class that this run lacks";
 const make = (tag, className, text) => {
   const element = document.createElement(tag);
   if (className) element.className = className;
@@ -136,9 +141,11 @@ function set(g, index, verdict, label) {
   card.label = label;
   element.className = `card ${verdict === "open" ? "" : verdict}${index === g.focus ? " focus" : ""}`;
   element.querySelector(".badge")?.remove();
-  const said = { accept: () => "✓ " + name(g, card.suggested), reject: () => "kept", relabel: () => "✓ " + name(g, label), skip: () => "skipped" };
+  // What was accepted may be what another run of these images suggested.
+  const got = verdict === "accept" && label < 0 ? card.suggested : label;
+  const said = { accept: () => "✓ " + name(g, got), reject: () => "kept", relabel: () => "✓ " + name(g, got), skip: () => "skipped" };
   if (verdict in said) element.append(make("span", "badge", said[verdict]()));
-  element.setAttribute("aria-label", `${card.id}: labelled ${name(g, card.given)}, suggested ${name(g, card.suggested)}, ${verdict}`);
+  element.setAttribute("aria-label", `${card.id}: labelled ${name(g, card.given)}, suggested ${name(g, card.suggested)}, ${verdict}${verdict === "accept" || verdict === "relabel" ? " " + name(g, got) : ""}`);
 }
 
 function show(g, row, verdict, label) {
@@ -192,14 +199,24 @@ function drawPanel(g) {
   const choose = make("select");
   choose.setAttribute("aria-label", "Choose another class");
   choose.append(new Option("Another class…", ""), ...g.data.classes.map((text, at) => new Option(at < 9 ? `${at + 1}  ${text}` : text, at)));
-  choose.onchange = () => { if (choose.value) decide(g, "relabel", Number(choose.value)); };
+  choose.title = "With the arrow keys: Enter takes the class chosen";
+  // Arrow keys change a closed list at every step, so only the pointer decides at once.
+  let byKey = false;
+  const chosen = () => { if (choose.value) decide(g, "relabel", Number(choose.value)); };
+  choose.onpointerdown = () => { byKey = false; };
+  choose.onkeydown = (event) => {
+    byKey = true;
+    if (event.key === "Enter" && choose.value) { event.preventDefault(); chosen(); }
+  };
+  choose.onchange = () => { if (!byKey) chosen(); };
   actions.append(choose);
   parts.push(actions);
   parts.push(make("h4", "", `P(label is wrong) ${Math.round(100 * card.wrong)} %`));
   if (found?.candidates) {
     parts.push(make("h4", "", "Influence under each label (short: plausible)"));
     const bars = make("div", "bars"), most = Math.max(...found.candidates.map((one) => one.score), 1e-30);
-    for (const { label, score } of found.candidates.slice(0, 12)) {
+    // The most plausible ones, and always the given one, which among many classes is seldom one of them.
+    for (const { label, score } of found.candidates.filter((one, at) => at < 11 || one.label === name(g, card.given))) {
       const kind = label === name(g, card.suggested) ? "suggested" : label === name(g, card.given) ? "given" : "";
       const bar = make("i", kind);
       bar.style.width = `${Math.max(0, (100 * score) / most)}%`;
@@ -246,13 +263,17 @@ function drawBar(g, summary) {
 
 function key(g, event) {
   const inside = event.composedPath()[0];
-  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || /^(INPUT|TEXTAREA|SELECT)$/.test(inside.tagName) || inside.isContentEditable) return;
+  // A switch or slider that was used last keeps the focus, but takes no letters.
+  const switched = inside.tagName === "INPUT" && /^(checkbox|radio|range)$/.test(inside.type);
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || inside.isContentEditable) return;
+  if (/^(INPUT|TEXTAREA|SELECT)$/.test(inside.tagName) && !switched) return;
   if (document.querySelector('[role="dialog"]') || !g.grid.isConnected) return;
   const pressed = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (!KEYS.test(pressed)) return;
+  if (!KEYS.test(pressed) || (switched && pressed.startsWith("Arrow"))) return;
   event.preventDefault();
   event.stopImmediatePropagation();
-  take(g, pressed);
+  // A key held down moves on, but decides only once: what comes next was not looked at.
+  if (!event.repeat || MOVES.test(pressed)) take(g, pressed);
 }
 
 // Keys that come while the page or an undo is on its way are for what it brings.
@@ -305,7 +326,7 @@ function add(g, entry) {
 async function send(g) {
   if (g.sending || !g.queue.length) return;
   g.sending = true;
-  const entries = g.queue.slice(), run = g.data.run;
+  const entries = g.queue.slice(), run = g.data.run, store = g.store;
   const body = JSON.stringify({ seen: g.seen, entries, shown: g.cards.map((card) => card.row) });
   let answer = null;
   try {
@@ -315,6 +336,11 @@ async function send(g) {
     if (!response.ok) answer = null;
   } catch (error) { g.problem = error.message; answer = null; }
   g.sending = false;
+  if (g.store !== store) {
+    // Another run was chosen meanwhile; what could not be saved of this one waits until it is opened again.
+    if (answer) sessionStorage.setItem(store, JSON.stringify(JSON.parse(sessionStorage.getItem(store)).slice(entries.length)));
+    return send(g);
+  }
   if (!answer) {
     trouble(g, `${g.queue.length} decision${g.queue.length > 1 ? "s" : ""} not saved yet: the app does not answer (${g.problem}). They are kept here and sent again; leave this tab open.`);
     g.timer = setTimeout(() => send(g), RETRY_AFTER);

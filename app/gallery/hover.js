@@ -1,5 +1,9 @@
 // Plotly's own hover labels hold text only, so the picture is laid over the page.
+const left = new WeakMap();
+
 export default function (component) {
+  // Called at every change of the data, but what it returns only when the page goes.
+  left.get(component.parentElement)?.();
   const image = document.createElement("img");
   Object.assign(image.style, {
     position: "fixed", display: "none", zIndex: 1000, width: "128px", height: "128px", objectFit: "contain", pointerEvents: "none",
@@ -24,10 +28,12 @@ export default function (component) {
     plot.on("plotly_hover", over);
     plot.on("plotly_unhover", out);
   }, 300);
-  return () => {
+  const leave = () => {
     clearInterval(look);
     image.remove();
     plot?.removeListener?.("plotly_hover", over);
     plot?.removeListener?.("plotly_unhover", out);
   };
+  left.set(component.parentElement, leave);
+  return leave;
 }

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import figures
 from app.commands import submit
-from app.parts import chosen_review, keep_selection
+from app.parts import chosen_review, keep_selection, plain
 from app.readers import Review, picture_url, workspace
 from engine.config import RunConfig
 from engine.errors import InputError
@@ -66,7 +66,7 @@ def rank_by(review: Review, best: str) -> None:
     try:
         st.switch_page("views/run.py", query_params={"run": submit(replace(config, methods=methods))})
     except InputError as error:
-        st.error(str(error))
+        st.error(plain(str(error)))
 
 
 def disagreements(review: Review, scores: pd.DataFrame) -> None:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from app import charts, figures
 from app.commands import submit
-from app.parts import chosen_review
+from app.parts import chosen_review, plain
 from app.readers import Review, workspace
 from engine.config import RunConfig
 from engine.errors import InputError
@@ -36,7 +36,7 @@ def offer(review: Review) -> None:
         try:
             st.switch_page("views/run.py", query_params={"run": submit(replace(config, figures=True))})
         except InputError as error:
-            st.error(str(error))
+            st.error(plain(str(error)))
 
 
 def from_to(rows: pd.DataFrame, column: str) -> str:

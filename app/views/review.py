@@ -1,6 +1,7 @@
 """Review: the suspects, most suspicious first, to accept, reject or relabel."""
 
 import json
+from functools import partial
 
 import numpy as np
 import streamlit as st
@@ -10,6 +11,7 @@ from app.filters import STATUSES, Filters, acceptable, matching
 from app.gallery import gallery
 from app.parts import address, chosen_review
 from app.readers import STATES, Review, picture_url, workspace
+from app.readers import review as read_review
 from engine.runs.store import store
 
 PAGE_SIZES = (30, 60, 120)
@@ -18,20 +20,12 @@ SORTS = {"": "suspicion (the run's ranking)", "wrong": "P(wrong)", "confidence":
 
 def ask_filters(review: Review) -> Filters:
     """The filter row; every choice is in the address, so that a link restores the view."""
-    names = dict(enumerate(review.classes))
     sorts = {**SORTS, **{name: name for name in review.methods if name != review.result["ranked_by"]}}
     first, second, third, fourth, fifth = st.columns([2, 2, 2, 2.4, 2.4], vertical_alignment="bottom")
-    given = first.selectbox(
-        "Given label", list(names), index=None, format_func=names.__getitem__, key="given", bind="query-params", placeholder="any"
-    )
+    # By name: in another run the same number may be another class.
+    given = first.selectbox("Given label", review.classes, index=None, key="given", bind="query-params", placeholder="any")
     suggested = second.selectbox(
-        "Suggested label",
-        list(names),
-        index=None,
-        format_func=names.__getitem__,
-        key="suggested",
-        bind="query-params",
-        placeholder="any",
+        "Suggested label", review.classes, index=None, key="suggested", bind="query-params", placeholder="any"
     )
     status = third.selectbox("Status", STATUSES, key="status", bind="query-params")
     sort = fourth.selectbox("Sort by", list(sorts), format_func=sorts.__getitem__, key="sort", bind="query-params")
@@ -46,8 +40,8 @@ def ask_filters(review: Review) -> Filters:
             if right.button("Show all images"):
                 del st.query_params["selection"]
                 st.rerun()
-    differing = st.session_state.get("differing", False)
-    return Filters(given, suggested, status, (low, high), differing, sort or "", chosen)
+    before, after = (None if name is None else review.classes.index(name) for name in (given, suggested))
+    return Filters(before, after, status, (low, high), st.session_state["differing"], sort or "", chosen)
 
 
 def frozen_rows(review: Review, filters: Filters) -> np.ndarray:
@@ -61,9 +55,17 @@ def frozen_rows(review: Review, filters: Filters) -> np.ndarray:
     return st.session_state["rows"]
 
 
+def page_of(rows: np.ndarray, size: int) -> tuple[int, int, np.ndarray]:
+    """Number of the page that is shown, how many there are, and the rows on it."""
+    pages = max(1, -(-len(rows) // size))
+    page = min(max(1, st.session_state.get("page", 1)), pages)
+    return page, pages, rows[(page - 1) * size : page * size]
+
+
 @st.dialog("Accept many suggestions")
-def accept_many(review: Review, page_rows: np.ndarray, view_rows: np.ndarray) -> None:
+def accept_many(run: str, page_rows: np.ndarray, view_rows: np.ndarray) -> None:
     """Accept the suggestions of a page, or of the whole view above a confidence; one undo takes them all back."""
+    review = read_review(run)
     scope = st.radio("Which", ["This page", "All pages of this view"], horizontal=True)
     confidence = st.slider("At least this sure, in percent", 0, 100, 90) / 100
     rows = acceptable(review, page_rows if scope == "This page" else view_rows, confidence)
@@ -95,11 +97,11 @@ def bring_over(review: Review) -> None:
         st.rerun()
 
 
-def pick_pair() -> None:
+def pick_pair(classes: list[str]) -> None:
     """A cell of the confusion matrix was clicked: show its images, where there are any."""
     points = st.session_state["confusion"]["selection"]["points"]
     if points and points[0]["customdata"][2]:
-        st.session_state["given"], st.session_state["suggested"] = points[0]["customdata"][:2]
+        st.session_state["given"], st.session_state["suggested"] = (classes[number] for number in points[0]["customdata"][:2])
 
 
 def turn() -> None:
@@ -107,14 +109,12 @@ def turn() -> None:
     st.session_state["page"] = max(1, st.session_state.get("page", 1) + int(st.session_state["gallery"]["turn"] or 0))
 
 
-def show_page(review: Review, rows: np.ndarray, size: int) -> None:
-    """One page of cards; runs alone when a page is turned."""
-    pages = max(1, -(-len(rows) // size))
-    page = min(max(1, st.session_state.get("page", 1)), pages)
+def show_page(run: str, rows: np.ndarray, size: int) -> None:
+    """One page of cards; runs alone when a page is turned, so it reads what is decided by then."""
+    review = read_review(run)
+    page, pages, shown = page_of(rows, size)
     st.session_state["page"] = st.session_state["page_in_address"] = page
     address(page=str(page))
-    shown = rows[(page - 1) * size : page * size]
-    st.session_state["page_rows"] = shown
     cards = [
         {
             "row": int(row),
@@ -144,10 +144,8 @@ if asked_page.isdigit() and int(asked_page) != st.session_state.get("page_in_add
 head, tools = st.columns([2, 5], vertical_alignment="center")
 with head:
     review = chosen_review()
-filters = ask_filters(review)
-bring_over(review)
-rows = frozen_rows(review, filters)
-with tools, st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
+bar = tools.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center")
+with bar:
     size = st.selectbox(
         "Cards a page", PAGE_SIZES, index=1, key="size", bind="query-params", format_func="{} a page".format, width=140,
         label_visibility="collapsed",
@@ -155,8 +153,12 @@ with tools, st.container(horizontal=True, horizontal_alignment="right", vertical
     st.toggle("Only changes", key="differing", bind="query-params", help="Only images whose suggestion is not the given label")
     if review.truth is not None:
         st.toggle("True labels", key="benchmark", bind="query-params", help="Show the true labels of this benchmark")
+filters = ask_filters(review)
+bring_over(review)
+rows = frozen_rows(review, filters)
+with bar:
     if st.button("Accept many…", icon=":material/done_all:"):
-        accept_many(review, st.session_state.get("page_rows", rows[:0]), rows)
+        accept_many(review.run, page_of(rows, size)[2], rows)
     if st.button("Refresh", icon=":material/refresh:", help="Apply the filters again, to what is decided by now"):
         st.session_state.pop("view")
         st.rerun()
@@ -170,10 +172,14 @@ if confused.open:  # plotly is heavy, and few reviews need it
     with confused:
         figure = charts.confusion(review.classes, review.given, review.suggested, "given", "suggested")
         st.plotly_chart(
-            figure, key="confusion", on_select=pick_pair, selection_mode="points", alt="Given against suggested labels"
+            figure,
+            key="confusion",
+            on_select=partial(pick_pair, review.classes),
+            selection_mode="points",
+            alt="Given against suggested labels",
         )
         st.caption("Click a cell to see those images.")
 if len(rows) == 0:
     st.info("No image matches these filters. Widen them to see more.")
 else:
-    st.fragment(show_page)(review, rows, size)
+    st.fragment(show_page)(review.run, rows, size)

@@ -107,7 +107,7 @@ def start_form() -> None:
             st.query_params["run"] = run
             st.rerun()
         except InputError as error:
-            st.error(str(error))
+            st.error(plain(str(error)))
 
 
 def show_progress(row: RunRow) -> None:
@@ -153,9 +153,9 @@ def show_run(run: str) -> None:
         ensure_supervisor(workspace())
         show_progress(row)
     if row.state == "failed":
-        st.error(row.message or "It failed; its log may say why.")
+        st.error(plain(row.message or "It failed; its log may say why."))
     for note in row.notes.splitlines():
-        st.warning(note)
+        st.warning(plain(note))
     if folder.result.exists():
         result = json.loads(folder.result.read_text())
         if outdated(result):
@@ -188,7 +188,7 @@ def show_run(run: str) -> None:
 @st.dialog("Delete this run?")
 def confirm_delete(row: RunRow) -> None:
     """Ask before a run's files go."""
-    st.write(f"{run_title(row)}: its scores are deleted. Decisions on its images are kept.")
+    st.write(f"{plain(run_title(row))}: its scores are deleted. Decisions on its images are kept.")
     if st.button("Delete", type="primary"):
         with store.store(workspace()) as connection:
             store.delete_run(connection, row.id)

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -45,12 +46,18 @@ def test_every_page_opens_on_a_finished_run(review: Review, page: str) -> None:
 
 def test_filters_in_the_address_restore_the_view(review: Review) -> None:
     at = opened("review", given="class 3", status="open", sort="P(wrong)")
-    assert at.selectbox(key="given").value == 3
+    assert at.selectbox(key="given").value == "class 3"
     assert at.session_state["rows"].tolist() == sorted(
         (row for row in range(len(review)) if review.given[row] == 3), key=lambda row: (-review.wrong[row], review.rank[row])
     )
     at.selectbox(key="given").set_value(None).run()
     assert len(at.session_state["rows"]) == len(review)
+
+
+def test_only_changes_in_the_address_restores_the_view(review: Review) -> None:
+    at = opened("review", differing="true", size="30 a page")
+    assert at.toggle(key="differing").value
+    assert set(at.session_state["rows"]) == set(np.flatnonzero(review.given != review.suggested))
 
 
 def test_diagnostics_offer_the_figures_and_show_them(review: Review) -> None:
@@ -96,6 +103,13 @@ def test_a_filter_that_nothing_passes(review: Review) -> None:
     at = opened("review")
     at.selectbox(key="status").set_value("skip").run()
     assert any("No image matches" in info.value for info in at.info)
+
+
+def test_in_an_empty_view_there_is_nothing_to_accept(review: Review) -> None:
+    at = opened("review")
+    at.selectbox(key="status").set_value("skip").run()
+    next(button for button in at.button if button.label == "Accept many…").click().run()
+    assert next(button for button in at.button if button.label == "Accept 0 suggestions").disabled
 
 
 def test_a_selection_that_is_gone_or_made_up(review: Review) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from engine.runs.decisions import read_log
+from engine.runs.decisions import Decision, decide, read_log
 from engine.runs.store import list_runs, store
 from engine.runs.workspace import Workspace, open_workspace
 from tests.app.synthetic import synthetic_workspace, write_figures
@@ -139,12 +140,23 @@ def test_a_confirmed_sample_becomes_the_validation_split(
     train = make_folder("train", 20, wrong=2, seed=1)
     with served(workspace.root) as app:
         look_at_folder(page, app, train, "None yet: help me make one")
-        for name in ("ant", "bee", "cat"):
+        page.get_by_text("Are these all “ant”?").wait_for()
+        page.get_by_role("button", name="These labels are right now").click()
+        page.get_by_text("1 of 3 classes checked").wait_for()
+        (train / "dog").mkdir()
+        Image.new("RGB", (24, 24), "red").save(train / "dog" / "only.png")
+        page.get_by_role("button", name="Look at the data").click()
+        for number, name in enumerate(("ant", "bee", "cat", "dog")):  # other files, so what was said is asked again
             page.get_by_text(f"Are these all “{name}”?").wait_for()
+            expect(page.get_by_text(f"{number} of 4 classes checked")).to_be_visible()
             if name == "bee":
                 choose(page, "Label of image 1", "leave it out")
                 choose(page, "Label of image 2", "cat")
+            if name == "dog":
+                for row in range(page.get_by_label(re.compile("^Label of image")).count()):
+                    choose(page, f"Label of image {row + 1}", "leave it out")
             page.get_by_role("button", name="These labels are right now").click()
+        expect(page.get_by_text("No confirmed image of dog")).to_be_visible()
         page.get_by_role("button", name="Use these 35 images as the validation split").click()
         page.get_by_text("Everything is there: go to Run").wait_for(timeout=60_000)
         [confirmed] = workspace.inspections.glob("*/confirmed-*.csv")
@@ -220,6 +232,42 @@ def test_keys_decide_after_a_filter_was_chosen(page: Page, reviewed: tuple[App, 
     page.wait_for_timeout(1000)
     page.keyboard.press("a")
     decisions(workspace, 1)
+
+
+def test_keys_decide_after_a_switch_was_used_and_once_when_held(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+    app, workspace, _ = reviewed
+    page.goto(f"{app.url}/review")
+    page.locator(".card.focus img").wait_for()
+    page.get_by_text("Only changes").click()
+    expect(page.locator(".card .suggested", has_text="looks right")).to_have_count(0)
+    for _ in range(5):
+        page.keyboard.down("a")
+    page.keyboard.up("a")
+    expect(page.locator(".card .badge")).to_have_count(1)
+    page.keyboard.press("s")
+    assert decisions(workspace, 2)["verdict"].tolist() == ["accept", "skip"]
+
+
+def test_another_class_is_chosen_with_the_arrow_keys(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+    app, workspace, _ = reviewed
+    page.goto(f"{app.url}/review")
+    page.locator(".card.focus img").wait_for()
+    page.get_by_label("Choose another class").focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    log = decisions(workspace, 1)
+    assert log[["verdict", "to_label"]].to_numpy().tolist() == [["relabel", "class 2"]]
+
+
+def test_a_card_shows_what_was_accepted_whatever_this_run_suggests(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+    app, workspace, run = reviewed
+    scores = pd.read_parquet(workspace.run(run).scores, columns=["id", "rank", "given_label", "suggested_label"]).astype(str)
+    first = scores[scores["rank"] == "1"].iloc[0]
+    other = next(f"class {n}" for n in range(10) if f"class {n}" not in (first["given_label"], first["suggested_label"]))
+    with store(workspace) as connection:
+        decide(connection, "dataset", run, "me", [Decision(first["id"], "accept", first["given_label"], other)])
+    page.goto(f"{app.url}/review")
+    expect(page.locator(f'.card[data-id="{first["id"]}"] .badge')).to_have_text(f"✓ {other}")
 
 
 def test_many_are_accepted_at_once_and_taken_back_at_once(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
