@@ -8,7 +8,6 @@ Prints a table and writes .benchmarks/canaries.json, or canaries-cifar10n.json.
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -29,26 +28,19 @@ from engine.runs.stage import Stage
 from engine.runs.submission import submit_run
 from engine.runs.workspace import open_workspace
 from engine.training.devices import select_device
+from tests.benchmarks.images import chosen_images
 from tests.benchmarks.reporting import publish
 
 SEEDS = 3
 
 
-def config_of(seed: int) -> RunConfig:
-    if folder := os.environ.get("SHARPEYE_CIFAR10N"):
-        return RunConfig(
-            f"{folder}/train.parquet", f"{folder}/test.parquet", ESTIMATED, label_column="worse_label", true_label_column="label",
-            limit=10_000, budget="fast", seed=seed,
-        )  # fmt: skip
-    return RunConfig("demo", "demo", ESTIMATED, budget="fast", seed=seed)
-
-
 @pytest.mark.benchmark
 def test_canaries(tmp_path: Path) -> None:
     workspace = open_workspace(str(tmp_path / "ws"))
+    images = chosen_images("worse_label")
     rows = []
     for seed in range(SEEDS):
-        config = config_of(seed)
+        config = RunConfig(**images, methods=ESTIMATED, budget="fast", seed=seed)
         with store.store(workspace) as connection:
             row = submit_run(connection, config)
         stage = Stage(config, workspace, torch.device(select_device("auto")), lambda step: None, print)
@@ -92,4 +84,4 @@ def test_canaries(tmp_path: Path) -> None:
         else:
             texts = [f"{one['true']:.4f}", f"{one['estimated']:.4f}", f"{one['estimated'] - one['true']:+.4f}"]
         table.add_row(str(one["seed"]), one["what"], *texts)
-    publish("canaries-cifar10n" if os.environ.get("SHARPEYE_CIFAR10N") else "canaries", rows, table)
+    publish("canaries" if images["train"] == "demo" else "canaries-cifar10n", rows, table)

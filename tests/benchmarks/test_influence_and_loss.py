@@ -8,7 +8,6 @@ SHARPEYE_CIFAR10N=DIR (train.parquet and test.parquet) on 10,000 images of CIFAR
 among the images that the network is sure to be mislabelled (p_y below DOUBT), and writes .benchmarks/influence_and_loss.json.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
+from tests.benchmarks.images import chosen_images
 from tests.benchmarks.reporting import publish
 from tests.engine.test_cli import result_of, sharpeye
 
@@ -24,16 +24,11 @@ DOUBT = 0.1
 METHODS = "val_loss,fvm_normalized,fvm,fvm_posterior,val_loss_posterior"
 
 
-def data() -> list[object]:
-    if folder := os.environ.get("SHARPEYE_CIFAR10N"):
-        columns = ["--label-column", "random_label1", "--true-label-column", "label", "--limit", 10_000]
-        return ["--train", f"{folder}/train.parquet", "--validation", f"{folder}/test.parquet", *columns]
-    return ["--train", "demo", "--validation", "demo"]
-
-
 @pytest.mark.benchmark
 def test_influence_and_loss(tmp_path: Path) -> None:
-    result = result_of(sharpeye("run", *data(), "--budget", "fast", "--method", METHODS, "--workspace", tmp_path, "--json"))
+    images = chosen_images("random_label1")
+    options = [part for name, value in images.items() for part in (f"--{name.replace('_', '-')}", value)]
+    result = result_of(sharpeye("run", *options, "--budget", "fast", "--method", METHODS, "--workspace", tmp_path, "--json"))
     scores = pd.read_parquet(result["scores"])
     losses, classes = np.stack(scores["candidate_scores"]), np.stack(scores["candidate_classes"])
     p = np.exp(-losses)
@@ -56,4 +51,4 @@ def test_influence_and_loss(tmp_path: Path) -> None:
     table = Table("score", "detection AUC", f"among the {sure.sum():,} images of p_y < {DOUBT}")
     for row in rows:
         table.add_row(str(row["score"]), f"{row['auc']:.4f}", f"{row['auc_of_sure']:.4f}")
-    publish("influence_and_loss", {"data": [str(part) for part in data()], "rows": rows}, table)
+    publish("influence_and_loss", {"images": images, "rows": rows}, table)
