@@ -8,7 +8,16 @@ import click
 
 from engine.bench import bench
 from engine.client import opened, start_app, submit_and_wait
-from engine.config import CLASSICAL_METHODS, CURVATURES, DEFAULT_METHODS, DEMO_METHODS, OPTIMIZERS, PARAMETERS, RunConfig
+from engine.config import (
+    CLASSICAL_METHODS,
+    CURVATURES,
+    DEFAULT_METHODS,
+    DEMO_METHODS,
+    KEYWORDS,
+    OPTIMIZERS,
+    PARAMETERS,
+    RunConfig,
+)
 from engine.errors import InputError
 from engine.files import absolute
 from engine.manage import COMMANDS
@@ -170,7 +179,7 @@ def run(workspace: str, as_json: bool, methods: str, **options: Any) -> None:
     """
     names = method_names(methods)
     for option in ("train", "validation", "weights", "human_labels", "torchvision_root"):
-        options[option] = _absolute(options[option])
+        options[option] = _absolute(options[option], KEYWORDS.get(option, ()))
     submit_and_wait(RunConfig(methods=names, **options), workspace, as_json)
 
 
@@ -205,11 +214,11 @@ def demo(
     start_app(workspace, host, port, browser)
 
 
-def _absolute(spec: str | None) -> str | None:
+def _absolute(spec: str | None, keywords: tuple[str, ...]) -> str | None:
     """A path as an absolute one, so that a run is the same from any folder; anything else as it is."""
     if spec and spec.startswith("ids:"):
-        return f"ids:{_absolute(spec.removeprefix('ids:'))}"
-    return absolute(spec)
+        return f"ids:{absolute(spec.removeprefix('ids:'))}"
+    return absolute(spec, keywords)
 
 
 for command in (*COMMANDS, bench):

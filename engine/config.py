@@ -9,7 +9,7 @@ from engine.errors import InputError
 from engine.files import file_stamp
 
 # Changes when the same configuration computes, or keeps, something else: a part of what identifies runs and artifacts.
-VERSION = 3
+VERSION = 4
 BUDGETS = ("fast", "standard", "thorough")
 OPTIMIZERS = ("lpf-sgd", "sam", "erm")
 PARAMETERS = ("head", "last-block", "all")
@@ -18,6 +18,8 @@ DEFAULT_METHODS = ("fvm", "fvm_normalized", "fvm_posterior", "val_loss", "val_lo
 DEMO_METHODS = ("fvm", "vm", *DEFAULT_METHODS[1:])
 # What the paper compares with; all take the network as it was trained on the given labels.
 CLASSICAL_METHODS = ("lissa", "tracin", "tracin_self", "datainf", "gex")
+# What sources and weights are called; no file of that name is meant.
+KEYWORDS = {"train": ("demo",), "validation": ("demo", "split"), "weights": ("pretrained",)}
 DATA_FIELDS = (
     "train", "validation", "label_column", "true_label_column", "human_labels", "torchvision_root", "limit", "image_size",
 )  # fmt: skip

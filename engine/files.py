@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written to a temporary name, then renamed."""
 
 import os
+import re
 import shutil
 import time
 import uuid
@@ -8,14 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# What sources and weights are called; no file of that name is meant.
-KEYWORDS = ("demo", "split", "pretrained")
 ABANDONED_SECONDS = 24 * 3600.0
+TEMPORARY = re.compile(r"\..+-[0-9a-f]{12}\.tmp")
 
 
-def absolute(spec: str | None) -> str | None:
+def absolute(spec: str | None, keywords: tuple[str, ...] = ()) -> str | None:
     """An existing path as an absolute one, so that it means the same from any folder; a keyword, or anything else, as it is."""
-    if not spec or spec in KEYWORDS or not Path(spec).expanduser().exists():
+    if not spec or spec in keywords or not Path(spec).expanduser().exists():
         return spec
     return str(Path(spec).expanduser().resolve())
 
@@ -65,8 +65,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 def sweep(folder: Path) -> None:
     """Remove temporary files and folders that a killed process left below a folder, once they are older than ABANDONED_SECONDS."""
-    for path in [*folder.rglob(".*.tmp")]:
-        with suppress(OSError):
+    with suppress(OSError):  # others work in that folder, too
+        for path in [path for path in folder.rglob(".*.tmp") if TEMPORARY.fullmatch(path.name)]:
             if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -77,7 +77,10 @@ def _beside(path: Path) -> Path:
 
 def _write_through(path: Path) -> None:
     """Have a file or folder on the disk before what refers to it: else a power cut may leave the name with nothing behind it."""
-    number = os.open(path, os.O_RDONLY)
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a link to what this process may not read, and did not write
+        return
     try:
         os.fsync(number)
     finally:

@@ -10,7 +10,7 @@ import streamlit as st
 from app import charts
 from app.parts import plain
 from app.readers import picture_url, workspace
-from engine.config import DEFAULT_METHODS, DEMO_METHODS, RunConfig, digest
+from engine.config import DEFAULT_METHODS, DEMO_METHODS, KEYWORDS, RunConfig, digest
 from engine.files import absolute, replacing
 from engine.runs.inspection import inspections, read_inspection, start_inspection
 
@@ -93,7 +93,7 @@ def ask_source() -> RunConfig | None:
     paths: dict[str, Any] = {key: absolute(_typed(value)) for key, value in files.items()}
     columns: dict[str, Any] = {key: _typed(value) for key, value in names.items()}
     return RunConfig(
-        absolute(train.strip()) or "", absolute(_typed(validation)), DEFAULT_METHODS, **paths, **columns,
+        absolute(train.strip(), KEYWORDS["train"]) or "", absolute(_typed(validation), KEYWORDS["validation"]), DEFAULT_METHODS, **paths, **columns,
         limit=int(limit) if limit else None,
     )  # fmt: skip
 
@@ -159,7 +159,7 @@ def confirm_split(key: str, config: RunConfig, report: dict[str, Any]) -> None:
     answers: dict[str, dict[str, str | None]] = json.loads(kept.read_text()) if kept.exists() else {}
     st.subheader("No clean split yet: make one")
     st.write(
-        "Sharpeye needs a few images of every class whose labels you have checked. Below is a random sample, one class at a time. "
+        "Sharpeye needs a few images of every class whose labels you have checked. Below is a sample, one class at a time. "
         "Correct a label that is wrong, or leave the image out where nobody could tell."
     )
     labels = list(training["sample"])

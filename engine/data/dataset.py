@@ -19,7 +19,7 @@ from engine.files import replacing_folder
 
 DECODE_CHUNK = 512
 # Changes when what `ingest` writes does.
-LAYOUT = 2
+LAYOUT = 3
 
 Report = Callable[[int, int], None]
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from engine.cli import main
+from engine.config import KEYWORDS
 from engine.files import absolute
 from tests.engine.data.test_images import png_header
 
@@ -70,9 +71,10 @@ def test_keywords_are_no_paths(folders: tuple[Path, Path], monkeypatch: pytest.M
     for name in ("demo", "split", "pretrained"):
         (folders[0].parent / name).mkdir()
     monkeypatch.chdir(folders[0].parent)
-    assert [absolute(name) for name in ("demo", "split", "pretrained", "train", "ids:x")] == [
-        "demo", "split", "pretrained", str(folders[0]), "ids:x"
-    ]  # fmt: skip
+    for option, names in KEYWORDS.items():
+        assert [absolute(name, names) for name in names] == list(names), option
+    assert absolute("split", KEYWORDS["train"]) == str(folders[0].parent / "split")
+    assert (absolute("train"), absolute("share:0.1")) == (str(folders[0]), "share:0.1")
 
 
 def test_every_method_in_one_run(folders: tuple[Path, Path], tmp_path: Path) -> None:
