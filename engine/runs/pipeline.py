@@ -61,7 +61,7 @@ def execute(config: RunConfig, row: RunRow, workspace: Workspace, device_name: s
     """
     started = time.monotonic()
     stage_seconds: dict[str, float] = {}
-    stage = Stage(config, workspace, _device(config, device_name, note), timed(report, stage_seconds), note)
+    stage = Stage(config, workspace, select_device(device_name), timed(report, stage_seconds), note)
     methods = select_methods(config)
     training, validation = load(stage, row)
     minima: dict[str, tuple[list[Trained], ScoringContext]] = {}
@@ -249,18 +249,6 @@ def write_map(
 
 def _named(labels: np.ndarray, images: LabeledImages) -> "pd.Categorical[str]":
     return pd.Categorical.from_codes(labels.tolist(), pd.Index(images.class_names))
-
-
-def _device(config: RunConfig, claimed: str, note: Note) -> torch.device:
-    """The device claimed for a run; where nobody asked for that one and PyTorch cannot use it, the best that it can."""
-    try:
-        return select_device(claimed)
-    except InputError as error:
-        if config.device != "auto":
-            raise
-        device = select_device("auto")
-        note(f"{str(error).removeprefix('--device ')}; the run is computed on {device} instead.")
-        return device
 
 
 def _device_name(device: torch.device) -> str:

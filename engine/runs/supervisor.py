@@ -7,7 +7,6 @@ There is at most one for a workspace. It exits when nothing has been queued or r
 
 import functools
 import logging
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -31,7 +30,7 @@ IDLE_SECONDS = 5.0
 START_SECONDS = 20.0
 KILL_AFTER_SECONDS = 2.0
 DEATHS_ALLOWED = 5
-ASK_SECONDS = 20.0
+ASK_SECONDS = 60.0
 # Clients hold the lock for a moment to see whether a supervisor is at work.
 LOCK_SECONDS = 1.0
 
@@ -49,7 +48,8 @@ def supervise(workspace: Workspace, keep_going: Callable[[bool], bool]) -> None:
     """Work off the queue while `keep_going(busy)` says so; returns at once where another supervisor is at work."""
     try:
         with FileLock(workspace.supervisor_lock, timeout=LOCK_SECONDS), store.store(workspace) as connection:
-            sweep(workspace.root)
+            for folder in workspace.folders:
+                sweep(folder)
             children: list[subprocess.Popen[bytes]] = []
             busy = True
             while keep_going(busy):
@@ -126,17 +126,15 @@ def free_device(wanted: str, taken: set[str | None]) -> str | None:
 
 @functools.cache
 def gpu_count() -> int:
-    """GPUs that a run may use; asks the driver's own tool, so that the supervisor holds no GPU memory."""
+    """GPUs that PyTorch can use; asked in a process of its own, so that the supervisor holds no GPU memory."""
     if shutil.which("nvidia-smi") is None:
         return 0
+    command = [sys.executable, "-c", "import torch; print(torch.cuda.is_available() and torch.cuda.device_count() or 0)"]
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=ASK_SECONDS).stdout
-    except subprocess.TimeoutExpired:
-        log.warning("nvidia-smi does not answer: no GPU is used")
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=ASK_SECONDS).stdout)
+    except (subprocess.SubprocessError, ValueError) as error:
+        log.warning("no GPU is used: PyTorch cannot say how many there are (%s)", error)
         return 0
-    count = sum(line.startswith("GPU ") for line in listed.splitlines())
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return count if visible is None else min(count, sum(part.strip() not in ("", "-1") for part in visible.split(",")))
 
 
 def until_idle() -> Callable[[bool], bool]:

@@ -52,6 +52,11 @@ class Workspace:
         """Room kept so that, on a full disk, a run can still be recorded as failed."""
         return self.root / "reserve"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All that is kept lies in one of these."""
+        return (self.decoded, self.root / "stages", self.root / "runs", self.inspections, self.lessons)
+
     def artifact(self, stage: str, key: str) -> Path:
         """What a stage leaves; runs with the same configuration up to that stage share it."""
         return self.root / "stages" / f"{stage}-{key}.safetensors"

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import time
 from pathlib import Path
 
@@ -50,15 +49,6 @@ def processes_of(workspace: Workspace) -> list[psutil.Process]:
         if str(workspace.root) in command and any(part.startswith("engine.runs.") for part in command):
             found.append(process)
     return found
-
-
-def fake_driver(folder: Path, monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
-    """Have the driver's tool list this many GPUs, whatever PyTorch can use."""
-    tool = folder / "bin" / "nvidia-smi"
-    tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\n" + "".join(f"echo 'GPU {number}: some'\n" for number in range(gpus)))
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
 
 
 def kill_all(workspace: Workspace) -> None:
