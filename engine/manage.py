@@ -157,8 +157,8 @@ def import_(run: str, file: str, workspace: str, as_json: bool) -> None:
     """Add the decision log of an export to a run's dataset."""
     from engine.runs.export import import_log
 
-    with opened(workspace) as (_, connection):
-        added = import_log(connection, get_run(connection, run), Path(file))
+    with opened(workspace) as (folder, connection):
+        added = import_log(connection, folder, get_run(connection, run), Path(file))
     click.echo(json.dumps({"actions": added}) if as_json else f"{added:,} actions added")
 
 

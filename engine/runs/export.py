@@ -27,7 +27,7 @@ LOG_TYPES: dict[str, Any] = {
 
 
 def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: RunRow) -> pd.DataFrame:
-    """One row a usable image of a run's training source: id, given_label, final_label, decision, when.
+    """One row a usable image of a run's training source (up to its limit): id, given_label, final_label, decision, when.
 
     Only decisions change a label: an accepted or chosen label is final, every other image keeps the given one. Images that
     were not scored, because they are trusted, say, come last; those that a person confirmed (`ids:FILE`) with that label.
@@ -35,21 +35,26 @@ def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: Ru
     Raises:
         InputError: the run has no scores yet.
     """
-    folder = workspace.run(row.id)
-    if not folder.result.exists():
-        raise InputError(f"run {row.id} has no scores yet: it is {row.state}")
-    scored = pd.read_parquet(folder.scores, columns=["id", "given_label"]).astype(str)
-    rest = _read_images(workspace, json.loads(folder.result.read_text())["images"]["training"])
+    rest = _read_images(workspace, _result(workspace, row)["images"]["training"])
+    scored = pd.read_parquet(workspace.run(row.id).scores, columns=["id", "given_label"]).astype(str)
     table = pd.concat([scored, rest[~rest["id"].isin(scored["id"])]], ignore_index=True)
     confirmed = pd.Series(dtype=object)
     if listed := trusted_list(RunConfig.from_json(row.config)):
-        confirmed = read_csv(listed).astype(str).drop_duplicates("id").set_index("id")["label"]
+        confirmed = read_csv(listed).astype(str).drop_duplicates("id", keep="last").set_index("id")["label"]
     confirmed = confirmed.reindex(table["id"]).reset_index(drop=True)
     made = current_decisions(connection, row.dataset).set_index("image").reindex(table["id"]).reset_index()
     table["final_label"] = made["to_label"].fillna(confirmed).fillna(table["given_label"])
     table["decision"] = made["verdict"].fillna(confirmed.notna().map({True: "confirm", False: ""}))
     table["when"] = pd.to_datetime(made["at"], unit="s", utc=True)
     return table
+
+
+def _result(workspace: Workspace, row: RunRow) -> dict[str, Any]:
+    path = workspace.run(row.id).result
+    if not path.exists():
+        raise InputError(f"run {row.id} has no scores yet: it is {row.state}")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def _read_images(workspace: Workspace, decoded: str) -> pd.DataFrame:
@@ -105,26 +110,30 @@ def copy_images(source: Path, target: Path, labels: pd.DataFrame) -> None:
 
     A split folder above the class folder and folders below it are kept, and so is the place of images without a row in
     `labels`; a relabelled image whose name is taken there gets its old label, and where that is not enough a number, into
-    its name.
+    its name. What cannot be opened is left out.
     """
     depth = 1 if holds_splits(source) else 0
-    images = class_folders(source)
+    images = class_folders(source.resolve())
     known = {
         image: (given, final) for image, given, final in labels[["id", "given_label", "final_label"]].itertuples(index=False)
     }
-    found = [(record.id, *known.get(record.id, (record.label, record.label))) for record in images.read(np.arange(images.count))]
+    found = [
+        (record.id, record.image.resolve(), *known.get(record.id, (str(record.label), str(record.label))))
+        for record in images.read(np.arange(images.count))
+        if isinstance(record.image, Path) and record.image.is_file() and os.access(record.image, os.R_OK)
+    ]
     with replacing_folder(target) as temporary:
-        for image, given, final in sorted(found, key=lambda item: item[1] != item[2]):
+        for image, file, given, final in sorted(found, key=lambda item: item[2] != item[3]):
             parts = Path(image).parts
-            wanted = temporary.joinpath(*parts[:depth], str(final), *parts[depth + 1 :])
+            wanted = temporary.joinpath(*parts[:depth], final, *parts[depth + 1 :])
             wanted.parent.mkdir(parents=True, exist_ok=True)
             place = next(
-                name for number in itertools.count() if not (name := _numbered(wanted, str(given), number)).exists()
+                name for number in itertools.count() if not (name := _numbered(wanted, given, number)).exists()
             )  # never an existing file: it may be a link to one of the originals
             try:
-                os.link(source / image, place)
+                os.link(file, place)
             except OSError:
-                shutil.copy2(source / image, place)
+                shutil.copy2(file, place)
 
 
 def _numbered(place: Path, given: str, number: int) -> Path:
@@ -134,11 +143,12 @@ def _numbered(place: Path, given: str, number: int) -> Path:
     return place.with_name(f"{place.stem}-was-{given}{'' if number == 1 else f'-{number}'}{place.suffix}")
 
 
-def import_log(connection: sqlite3.Connection, row: RunRow, path: Path) -> int:
+def import_log(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, path: Path) -> int:
     """Append a decisions.csv that `export` wrote to the log of a run's dataset; returns how many actions were added.
 
     Raises:
-        InputError: the file is missing or no decision log, or gives a label that is no class of the dataset; nothing is added.
+        InputError: the run has no scores yet, or the file is missing, no decision log, or gives a label that is no class of
+            the run; nothing is added.
     """
     try:
         # Only an empty field is missing: a class may well be called None or NA.
@@ -151,11 +161,9 @@ def import_log(connection: sqlite3.Connection, row: RunRow, path: Path) -> int:
     for column in ("seq", "at", "who", "run", "kind"):
         if log[column].isna().any():
             raise InputError(f"{path}, row {int(log[column].isna().argmax()) + 1}: {column} is empty")
-    classes = dataset_source(connection, row.dataset)[1]
-    if classes is None:
-        raise InputError(f"run {row.id} has not read its images yet: import decisions when it has")
+    classes = _result(workspace, row)["classes_in_order"]
     unknown = log["to_label"].notna() & ~log["to_label"].isin(classes)
     if unknown.any():
         at = int(unknown.argmax())
-        raise InputError(f"{path}, row {at + 1}: {log['to_label'].iloc[at]!r} is no class of this dataset")
+        raise InputError(f"{path}, row {at + 1}: {log['to_label'].iloc[at]!r} is no class of run {row.id}")
     return write_log(connection, row.dataset, log)

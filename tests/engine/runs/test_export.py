@@ -31,7 +31,6 @@ def reviewed(tmp_path: Path) -> Workspace:
     workspace = open_workspace(str(tmp_path / "ws"))
     with store.store(workspace) as connection:
         store.register_dataset(connection, "d", str(tmp_path / "data"), {})
-        store.describe_dataset(connection, "d", ["ant", "bee"], [2, 2])
         store.submit(connection, "run1", RunConfig("x", None, ("fvm",)), "d")
         finish(workspace, tmp_path / "data", [f"{label}/{name}" for label, name in IMAGES])
         decide(
@@ -50,7 +49,8 @@ def finish(workspace: Workspace, source: Path, scored: list[str]) -> None:
     folder.root.mkdir(parents=True, exist_ok=True)
     images = ingest(open_source(str(source), SourceOptions()), workspace.decoded, 8)
     pd.DataFrame({"id": scored, "given_label": [i.split("/")[0] for i in scored]}).to_parquet(folder.scores)
-    folder.result.write_text(json.dumps({"images": {"training": images.folder.name}}))
+    result = {"images": {"training": images.folder.name}, "classes_in_order": images.class_names}
+    folder.result.write_text(json.dumps(result))
 
 
 def sharpeye(*arguments: object) -> dict[str, object]:
@@ -104,6 +104,9 @@ def test_a_copy_leaves_the_originals_alone_and_loses_no_image(tmp_path: Path, sp
 def test_images_that_were_not_scored_are_exported_too(reviewed: Workspace, tmp_path: Path) -> None:
     finish(reviewed, tmp_path / "data", ["ant/0.png", "ant/1.png"])
     (tmp_path / "data" / "ant" / "broken.png").write_text("no image")
+    (tmp_path / "data" / "ant" / "folder.png").mkdir()
+    (tmp_path / "data" / "ant" / "nowhere.png").symlink_to("gone.png")
+    (tmp_path / "data" / "bee" / "linked.png").symlink_to("../ant/0.png")
     sharpeye("export", "run1", tmp_path / "out", "--images", "--workspace", reviewed.root, "--json")
     labels = pd.read_csv(tmp_path / "out" / "labels.csv")
     assert dict(zip(labels["id"], labels["final_label"], strict=True)) == {
@@ -113,7 +116,8 @@ def test_images_that_were_not_scored_are_exported_too(reviewed: Workspace, tmp_p
         "bee/1.png": "bee",
     }
     copied = {p.relative_to(tmp_path / "out" / "images").as_posix() for p in (tmp_path / "out" / "images").rglob("*.png")}
-    assert copied == {"ant/0.png", "ant/broken.png", "bee/1-was-ant.png", "bee/0.png", "bee/1.png"}
+    assert copied == {"ant/0.png", "ant/broken.png", "bee/1-was-ant.png", "bee/0.png", "bee/1.png", "bee/linked.png"}
+    assert not any(p.is_symlink() for p in (tmp_path / "out" / "images").rglob("*.png"))
 
 
 def test_confirmed_labels_are_final_until_decided_otherwise(reviewed: Workspace, tmp_path: Path) -> None:
@@ -143,7 +147,7 @@ def test_only_an_earlier_export_is_written_over(reviewed: Workspace, tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"to_label": "../../elsewhere"}, "row 1: '../../elsewhere' is no class of this dataset"),
+        ({"to_label": "../../elsewhere"}, "row 1: '../../elsewhere' is no class of run run1"),
         ({"at": ""}, "row 1: at is empty"),
         ({"at": "yesterday"}, "not a readable decision log"),
         ({"seq": "first"}, "not a readable decision log"),
@@ -159,7 +163,7 @@ def test_what_is_no_decision_log_is_not_imported(
         log.loc[0, list(change)] = list(change.values())
         log.to_csv(tmp_path / "log.csv", index=False)
         with pytest.raises(InputError, match=re.escape(message)):
-            import_log(connection, store.get_run(connection, "run1"), tmp_path / "log.csv")
+            import_log(connection, reviewed, store.get_run(connection, "run1"), tmp_path / "log.csv")
         assert len(read_log(connection, "d")) == 2
 
 
@@ -176,14 +180,15 @@ def test_classes_called_none_and_na_survive_the_log(tmp_path: Path) -> None:
     for workspace in (here, there):
         with store.store(workspace) as connection:
             store.register_dataset(connection, "d", "x", {})
-            store.describe_dataset(connection, "d", ["NA", "None"], [1, 1])
             store.submit(connection, "run1", RunConfig("x", None, ("fvm",)), "d")
+        workspace.run("run1").root.mkdir(parents=True)
+        workspace.run("run1").result.write_text(json.dumps({"classes_in_order": ["NA", "None"]}))
     with store.store(here) as left, store.store(there) as right:
         decide(left, "d", "run1", "me", [Decision("a", "accept", "NA", "None"), Decision("b", "skip", "None", None)])
         undo(left, "d", "me")
         redo(left, "d", "me")
         read_log(left, "d").to_csv(tmp_path / "decisions.csv", index=False)
-        import_log(right, store.get_run(right, "run1"), tmp_path / "decisions.csv")
+        import_log(right, there, store.get_run(right, "run1"), tmp_path / "decisions.csv")
         pd.testing.assert_frame_equal(current_decisions(left, "d"), current_decisions(right, "d"))
 
 
@@ -195,9 +200,9 @@ def test_log_round_trip_through_files(reviewed: Workspace, tmp_path: Path) -> No
         store.submit(connection, "run1", RunConfig("x", None, ("fvm",)), "d")
     early = CliRunner().invoke(main, ["import", "run1", str(tmp_path / "out" / "decisions.csv"), "--workspace", str(other.root)])
     assert early.exit_code == 2
-    assert "has not read its images yet" in early.stderr
-    with store.store(other) as connection:
-        store.describe_dataset(connection, "d", ["ant", "bee"], [2, 2])
+    assert "has no scores yet" in early.stderr
+    other.run("run1").root.mkdir(parents=True)
+    other.run("run1").result.write_text(json.dumps({"classes_in_order": ["ant", "bee"]}))
     assert sharpeye("import", "run1", tmp_path / "out" / "decisions.csv", "--workspace", other.root, "--json") == {"actions": 1}
     with store.store(reviewed) as left, store.store(other) as right:
         pd.testing.assert_frame_equal(current_decisions(left, "d"), current_decisions(right, "d"))
