@@ -114,8 +114,6 @@ def take(run: str, body: dict[str, Any]) -> dict[str, Any]:
         for entry in body["entries"]:
             tab = str(entry["tab"])
             if entry["n"] <= _last_of_tab.get(tab, -1):
-                if entry["kind"] == "decide":
-                    here.add(int(entry["row"]))  # its answer was lost, so the tab does not know of it yet
                 continue
             if entry["kind"] == "decide":
                 row = int(entry["row"])

@@ -54,18 +54,26 @@ function update(g, data) {
     if (g.queue.length) send(g);
   }
   g.seen = data.seen;
-  const rows = data.cards.map((card) => card.row).join();
+  const rows = data.run + ":" + data.cards.map((card) => card.row).join(), truths = data.cards.map((card) => card.truth).join();
   if (rows !== g.rows) {
     g.rows = rows;
+    g.truths = truths;
     g.cards = data.cards;
     // Where to go on: the first image that nobody decided yet.
     g.focus = Math.max(0, g.enterAtEnd ? data.cards.length - 1 : data.cards.findIndex((card) => card.verdict === "open"));
     g.enterAtEnd = false;
     draw(g);
+  } else if (truths !== g.truths) {
+    g.truths = truths;
+    g.cards = data.cards;
+    draw(g);
   } else {
     data.cards.forEach((card, index) => { if (!waiting(g, card.row)) set(g, index, card.verdict, card.label); });
   }
-  for (const entry of g.queue) if (entry.kind === "decide") show(g, entry.row, entry.verdict, entry.label ?? -1);
+  for (const { kind, row, verdict, label } of g.queue) {
+    const card = g.cards.find((one) => one.row === row);
+    if (kind === "decide" && card) show(g, row, verdict, after(card, verdict, label));
+  }
   g.pages.textContent = `Page ${data.page} of ${data.pages.toLocaleString()}`;
   g.previous.disabled = data.page <= 1;
   g.next.disabled = data.page >= data.pages;
@@ -142,11 +150,13 @@ function set(g, index, verdict, label) {
   element.className = `card ${verdict === "open" ? "" : verdict}${index === g.focus ? " focus" : ""}`;
   element.querySelector(".badge")?.remove();
   // What was accepted may be what another run of these images suggested.
-  const got = verdict === "accept" && label < 0 ? card.suggested : label;
-  const said = { accept: () => "✓ " + name(g, got), reject: () => "kept", relabel: () => "✓ " + name(g, got), skip: () => "skipped" };
+  const said = { accept: () => "✓ " + name(g, label), reject: () => "kept", relabel: () => "✓ " + name(g, label), skip: () => "skipped" };
   if (verdict in said) element.append(make("span", "badge", said[verdict]()));
-  element.setAttribute("aria-label", `${card.id}: labelled ${name(g, card.given)}, suggested ${name(g, card.suggested)}, ${verdict}${verdict === "accept" || verdict === "relabel" ? " " + name(g, got) : ""}`);
+  element.setAttribute("aria-label", `${card.id}: labelled ${name(g, card.given)}, suggested ${name(g, card.suggested)}, ${verdict}${verdict === "accept" || verdict === "relabel" ? " " + name(g, label) : ""}`);
 }
+
+// The label that a verdict gives.
+const after = (card, verdict, label) => ({ relabel: label, accept: card.suggested, reject: card.given })[verdict] ?? -1;
 
 function show(g, row, verdict, label) {
   const index = g.cards.findIndex((card) => card.row === row);
@@ -178,11 +188,11 @@ async function ask(g) {
       if (answer.ok) g.evidence.set(at, await answer.json());
     } catch { return; }
   }
-  if (g.cards[g.focus] === card) drawPanel(g);
+  if (g.cards[g.focus] === card) drawEvidence(g);
 }
 
 function drawPanel(g) {
-  const card = g.cards[g.focus], found = g.evidence.get(`${g.data.run}/${card.row}`);
+  const card = g.cards[g.focus];
   const parts = [picture(card.picture, `Image ${card.id}`, "large"), make("div", "name", card.id)];
   const actions = make("div", "actions");
   const button = (text, verdict, main) => {
@@ -211,7 +221,14 @@ function drawPanel(g) {
   choose.onchange = () => { if (!byKey) chosen(); };
   actions.append(choose);
   parts.push(actions);
-  parts.push(make("h4", "", `P(label is wrong) ${Math.round(100 * card.wrong)} %`));
+  parts.push(make("h4", "", `P(label is wrong) ${Math.round(100 * card.wrong)} %`), make("div", "evidence"));
+  g.panel.replaceChildren(...parts);
+  drawEvidence(g);
+}
+
+// Apart from what stands above it, which may have the keyboard's focus when it comes.
+function drawEvidence(g) {
+  const card = g.cards[g.focus], found = g.evidence.get(`${g.data.run}/${card.row}`), parts = [];
   if (found?.candidates) {
     parts.push(make("h4", "", "Influence under each label (short: plausible)"));
     const bars = make("div", "bars"), most = Math.max(...found.candidates.map((one) => one.score), 1e-30);
@@ -226,14 +243,14 @@ function drawPanel(g) {
     for (const [title, label, urls] of [
       ["suggested", card.suggested, found.near_suggested], ["given", card.given, found.near_given],
     ]) {
-      if (!urls?.length || (title === "given" && same)) continue;
+      if (!urls?.length || (title === "given" && card.suggested === card.given)) continue;
       parts.push(make("h4", "", `Most alike among trusted “${name(g, label)}”`));
       const near = make("div", "near");
       near.append(...urls.map((source) => picture(source, `Trusted ${name(g, label)}`)));
       parts.push(near);
     }
   }
-  g.panel.replaceChildren(...parts);
+  g.panel.querySelector(".evidence").replaceChildren(...parts);
 }
 
 function drawBar(g, summary) {
@@ -309,8 +326,7 @@ function step(g, by) {
 function decide(g, verdict, label) {
   const card = g.cards[g.focus];
   if (!card) return;
-  const after = verdict === "relabel" ? label : verdict === "accept" ? card.suggested : verdict === "reject" ? card.given : -1;
-  set(g, g.focus, verdict, after);
+  set(g, g.focus, verdict, after(card, verdict, label));
   g.times.push(Date.now());
   add(g, { kind: "decide", row: card.row, verdict, label });
   step(g, 1);

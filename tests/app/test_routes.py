@@ -71,13 +71,6 @@ def test_what_another_tab_decided_is_not_overruled_unseen(client: TestClient, re
     assert third["seen"] > second["seen"] > first["seen"]
 
 
-def test_a_tab_that_lost_an_answer_can_change_its_mind(client: TestClient, review: Review) -> None:
-    send(client, review, [entry(1, 0, "accept")])
-    again = send(client, review, [entry(1, 0, "accept"), entry(2, 0, "reject")])
-    assert again["conflicts"] == []
-    assert again["changes"] == [[0, "reject", int(review.given[0])]]
-
-
 @pytest.mark.parametrize(
     "body",
     [
