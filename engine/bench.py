@@ -25,11 +25,11 @@ MEASURES = {
 }  # fmt: skip
 
 OPTIONS = (
-    click.option("--data", required=True, metavar="DIR", help="train.parquet and test.parquet, or torchvision's root with CIFAR-*_human.pt."),
+    click.option("--data", required=True, metavar="DIR", help="torchvision's root with CIFAR-*_human.pt; for cifar10n also train.parquet and test.parquet."),
     click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs with seeds 0 to N − 1."),
     BUDGET,
     LIMIT,
-    click.option("--method", "methods", default=",".join((*DEFAULT_METHODS, *CLASSICAL_METHODS)), metavar="A,B,…", help="Methods.  [default: all]"),
+    click.option("--method", "methods", default=",".join((*DEFAULT_METHODS, *CLASSICAL_METHODS)), metavar="A,B,…", help="Methods.  [default: all but vm and cleanlab]"),
     DEVICE,
     WORKSPACE,
     JSON,
@@ -111,7 +111,8 @@ def sources(data: str, images: str, column: str) -> dict[str, Any]:
         return {**files, "label_column": column, "true_label_column": "label"}
     human = root / f"CIFAR-{images.removeprefix('CIFAR')}_human.pt"
     if not human.exists():
-        raise InputError(f"--data {data}: neither train.parquet and test.parquet nor {human.name} is there")
+        parquet = "train.parquet and test.parquet, or " if images == "CIFAR10" else ""
+        raise InputError(f"--data {data}: it takes {parquet}{human.name} and torchvision's {images}")
     found = {"train": f"torchvision:{images}/train", "validation": f"torchvision:{images}/test", "label_column": column}
     return {**found, "torchvision_root": str(root), "human_labels": str(human)}
 

@@ -36,7 +36,7 @@ def ask_filters(review: Review) -> Filters:
         if path.exists():
             chosen = tuple(json.loads(path.read_text()))
             left, right = st.columns([5, 1], vertical_alignment="center")
-            left.info(f"Only the {len(chosen):,} images chosen on the map.")
+            left.info(f"Only the {len(chosen):,} images chosen on the map, or on Compare.")
             if right.button("Show all images"):
                 del st.query_params["selection"]
                 st.rerun()
