@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.client import POLL_SECONDS, opened, start_app, wait
+from engine.errors import InputError
 from engine.options import JSON, SERVER, WORKSPACE
 
 if TYPE_CHECKING:
@@ -142,7 +143,10 @@ def export(run: str, target: str, images: bool, workspace: str, as_json: bool) -
     from engine.runs import export as exports
 
     with opened(workspace) as (folder, connection):
-        labels = exports.export(connection, folder, get_run(connection, run), Path(target), images)
+        try:
+            labels = exports.export(connection, folder, get_run(connection, run), Path(target), images)
+        except OSError as error:
+            raise InputError(f"{target}: cannot be written to ({error})") from error
     changed = int((labels["given_label"] != labels["final_label"]).sum())
     summary = {"folder": str(Path(target).resolve()), "images": len(labels), "changed": changed}
     click.echo(json.dumps(summary) if as_json else f"{len(labels):,} labels, {changed:,} of them changed, in {summary['folder']}")

@@ -175,6 +175,13 @@ def test_nothing_is_written_where_the_copy_cannot_be(reviewed: Workspace, tmp_pa
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images"]
 
 
+def test_a_target_that_cannot_be_written_is_said(reviewed: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    outcome = CliRunner().invoke(main, ["export", "run1", str(tmp_path / "file" / "out"), "--workspace", str(reviewed.root)])
+    assert outcome.exit_code == 2
+    assert "cannot be written to" in outcome.stderr
+
+
 def test_classes_called_none_and_na_survive_the_log(tmp_path: Path) -> None:
     here, there = open_workspace(str(tmp_path / "here")), open_workspace(str(tmp_path / "there"))
     for workspace in (here, there):
