@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from engine.curvature.gradients import Backward, Gradients, Vector, head_gradients, parameter_count
-from engine.training.devices import autocast
+from engine.training.devices import autocast, plain_attention
 from engine.training.models import Classifier
 
 HEAD_BATCH = 500
@@ -60,7 +60,7 @@ def logit_change(
         logits: Tensor = functional_call(model, values, (batch,))
         return logits
 
-    with torch.no_grad():
+    with torch.no_grad(), plain_attention():
         logits, change = jvp(logits_at, (chosen,), (tangents,))  # type: ignore[misc]
     return logits.softmax(1), change
 
@@ -68,6 +68,11 @@ def logit_change(
 def _head_change(features: Tensor, direction: Tensor) -> Tensor:
     """[φ; 1] · v for a direction of the head, (B, C)."""
     return features @ direction[:, :-1].T + direction[:, -1]
+
+
+def head_batch(model: Classifier) -> int:
+    """Images whose C gradients of the head, each with C rows, fit MAX_GRADIENT_FLOATS; 1 to HEAD_BATCH."""
+    return int(np.clip(MAX_GRADIENT_FLOATS // model.head.out_features**2, 1, HEAD_BATCH))
 
 
 def images_a_batch(layers: dict[str, nn.Module], kinds: int) -> int:

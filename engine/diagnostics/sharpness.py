@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
+from engine.training.devices import plain_attention
 from engine.training.models import Classifier
 from engine.training.optimizers import filter_noise
 
@@ -48,10 +49,11 @@ def gradient(risk: Risk, at: Parameters) -> Parameters:
 def hessian_product(risk: Risk, at: Parameters, vector: Parameters) -> Parameters:
     """∇²R · v by differentiating ⟨∇R, v⟩."""
     leaves = {name: value.detach().requires_grad_() for name, value in at.items()}
-    slopes = torch.autograd.grad(risk(leaves), list(leaves.values()), create_graph=True)
-    along = sum((slope * vector[name]).sum() for name, slope in zip(leaves, slopes, strict=True))
-    assert isinstance(along, Tensor)
-    return dict(zip(leaves, torch.autograd.grad(along, list(leaves.values())), strict=True))
+    with plain_attention():
+        slopes = torch.autograd.grad(risk(leaves), list(leaves.values()), create_graph=True)
+        along = sum((slope * vector[name]).sum() for name, slope in zip(leaves, slopes, strict=True))
+        assert isinstance(along, Tensor)
+        return dict(zip(leaves, torch.autograd.grad(along, list(leaves.values())), strict=True))
 
 
 def worst_risk(risk: Risk, at: Parameters, radius: float, seed: int = 0) -> float:

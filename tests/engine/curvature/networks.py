@@ -15,6 +15,14 @@ def tiny_network(classes: int = 3) -> Classifier:
     return Classifier(features, nn.Linear(8, classes)).double().eval()
 
 
+def attentive_network() -> Classifier:
+    """A tiny transformer, in eval mode, where PyTorch would take its fused kernels."""
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    features = nn.Sequential(nn.Flatten(2), nn.Linear(36, 8), block, nn.Flatten())
+    return Classifier(features, nn.Linear(16, 3)).double().eval()
+
+
 def tiny_images(count: int, seed: int = 1) -> Tensor:
     return torch.randn(count, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
 
 from engine.diagnostics import sharpness
 from engine.diagnostics.landscape import directions, risk_slice
@@ -18,7 +20,7 @@ from engine.diagnostics.sharpness import (
     trained_parameters,
     worst_risk,
 )  # fmt: skip
-from tests.engine.curvature.networks import tiny_images, tiny_network
+from tests.engine.curvature.networks import attentive_network, tiny_images, tiny_network
 
 RADIUS, SIGMA = 0.3, 0.5
 
@@ -82,6 +84,20 @@ def test_hessian_products_of_a_network_are_those_of_its_dense_hessian() -> None:
     torch.testing.assert_close(found, dense @ torch.cat([part.flatten() for part in vector.values()]), rtol=1e-4, atol=1e-5)
     slopes = torch.cat([part.flatten() for part in gradient(risk, place).values()])
     torch.testing.assert_close(slopes, torch.autograd.functional.jacobian(flat_risk, start), rtol=1e-4, atol=1e-6)
+
+
+def test_hessian_products_through_attention() -> None:
+    model, images, labels = attentive_network(), tiny_images(5), torch.arange(5) % 3
+
+    def risk(parameters: Parameters) -> Tensor:
+        return functional.cross_entropy(functional_call(model, parameters, (images,)), labels)
+
+    here = trained_parameters(model)
+    along = {name: torch.randn(value.shape, dtype=torch.float64) for name, value in here.items()}
+    product = hessian_product(risk, here, along)
+    ahead, behind = (gradient(risk, {name: value + step * along[name] for name, value in here.items()}) for step in (1e-5, -1e-5))
+    for name, value in product.items():
+        torch.testing.assert_close(value, (ahead[name] - behind[name]) / 2e-5, rtol=1e-4, atol=1e-7)
 
 
 def test_the_slice_passes_through_the_minimum_and_its_directions_are_filter_normalised() -> None:
