@@ -10,7 +10,7 @@ from engine.curvature.dense import MAX_ROWS, DenseCurvature
 from engine.curvature.diagonal import DiagonalCurvature
 from engine.curvature.gradients import Gradients, fisher_vectors, parameter_count, select_layers
 from engine.curvature.kronecker import KroneckerCurvature
-from engine.curvature.linearization import HEAD_BATCH, images_a_batch, linearize
+from engine.curvature.linearization import head_batch, images_a_batch, linearize
 from engine.errors import InputError
 from engine.training.batches import Images, read_batches
 from engine.training.devices import generator
@@ -80,7 +80,7 @@ def fisher_batches(
     layers = select_layers(model, parameters)
     head = parameters == "head"
     labels = None if head else generator(seed, SAMPLED_LABELS)
-    size = max(1, HEAD_BATCH // divisor) if head else images_a_batch(layers, divisor)
+    size = max(1, head_batch(model) // divisor) if head else images_a_batch(layers, divisor)
     for _, batch in read_batches(images, np.arange(len(images)), size, device):
         _, probabilities, jacobian = linearize(model, layers, batch, parameters)
         yield jacobian(fisher_vectors(probabilities, labels)), len(batch)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from engine.training.devices import autocast
 from engine.training.models import Classifier
@@ -101,6 +100,7 @@ class Backward:
         self.layers = layers
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
+        self.overwritten = any(getattr(module, "inplace", False) for module in model.modules())
         wanted = [p.requires_grad for p in model.parameters()]
         model.requires_grad_(False)
         handles = [module.register_forward_hook(self._keep(name)) for name, module in layers.items()]
@@ -118,7 +118,8 @@ class Backward:
             self.inputs[name] = inputs[0].detach()
             kept = output if output.requires_grad else output.requires_grad_()
             self.outputs[name] = kept
-            return kept
+            # An activation in place would make the output kept that of the activation.
+            return kept.clone() if self.overwritten else kept
 
         return hook
 
@@ -181,10 +182,10 @@ def parameter_count(layers: Iterable[nn.Module]) -> int:
 
 
 def _is_supported(module: nn.Module) -> bool:
-    # Attention reads the weight of its projection itself, past the layer.
-    if isinstance(module, nn.Linear):
-        return not isinstance(module, NonDynamicallyQuantizableLinear)
-    return isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
+    # Kinds of these may do something else to their weights or inputs, or be passed by, as the projection of attention is.
+    if type(module) is nn.Conv2d:
+        return module.groups == 1 and module.padding_mode == "zeros"
+    return type(module) is nn.Linear
 
 
 def _with_one(rows: Tensor) -> Tensor:

@@ -3,11 +3,17 @@
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+from torch import Tensor
+
 from engine.curvature.base import GradientBatches
 from engine.curvature.fit import fisher_batches
+from engine.curvature.gradients import fisher_vectors, head_gradients
 from engine.curvature.iterative import lissa
+from engine.curvature.linearization import head_batch, predict
 from engine.influence.base import Scores
 from engine.influence.trajectory import TrajectoryContext, as_scores, harm, validation_gradient
+from engine.training.batches import read_batches
 
 # Of deeper layers each step is a pass through the network.
 STEPS = {True: 1000, False: 200}
@@ -24,7 +30,14 @@ def lissa_influence(context: TrajectoryContext) -> Scores:
         fisher_batches, model, context.parameters, context.images, context.device, context.seed
     )
     if context.parameters == "head":  # a few numbers an image: kept, so that the features are computed once
-        kept = list(batches())
-        batches = partial(iter, kept)
+        rows = np.arange(len(context.images))
+        kept = [predict(model, batch) for _, batch in read_batches(context.images, rows, head_batch(model), context.device)]
+        batches = partial(_head_batches, kept)
     solved = lissa(batches, validation_gradient(context, model), context.damping, STEPS[context.parameters == "head"])
     return as_scores(harm(context, model, solved), context.labels)
+
+
+def _head_batches(kept: list[tuple[Tensor, Tensor]]) -> GradientBatches:
+    """As `fisher_batches`, from features φ (B, d) and probabilities p (B, C)."""
+    for features, probabilities in kept:
+        yield head_gradients(features, fisher_vectors(probabilities)), len(features)

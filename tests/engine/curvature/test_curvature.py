@@ -11,8 +11,9 @@ from engine.curvature.dense import DenseCurvature
 from engine.curvature.diagonal import DiagonalCurvature
 from engine.curvature.gradients import Backward, Gradients, fisher_vectors, head_gradients, select_layers
 from engine.curvature.kronecker import KroneckerCurvature
+from engine.curvature.linearization import head_batch
 from engine.training.models import Classifier, build_model
-from tests.engine.curvature.networks import flat, gauss_newton, jacobian, tiny_images, tiny_network
+from tests.engine.curvature.networks import attentive_network, flat, gauss_newton, jacobian, tiny_images, tiny_network
 
 DAMPING = 0.3
 
@@ -47,9 +48,29 @@ def test_factored_gradients_are_those_of_autograd(parameters: str) -> None:
 
 
 def test_attention_s_projection_is_no_layer_of_its_own() -> None:
-    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    model = Classifier(nn.Sequential(nn.Flatten(2), nn.Linear(16, 8), block, nn.Flatten()), nn.Linear(24, 3))
-    assert list(select_layers(model, "all")) == ["features.1", "features.2.linear1", "features.2.linear2", "head"]
+    assert list(select_layers(attentive_network(), "all")) == ["features.1", "features.2.linear1", "features.2.linear2", "head"]
+
+
+def test_layers_that_change_their_weights_are_left_out() -> None:
+    class Standardised(nn.Conv2d):
+        pass
+
+    model = Classifier(nn.Sequential(nn.Conv2d(2, 3, 3), Standardised(3, 3, 3), nn.Flatten()), nn.Linear(12, 3))
+    assert list(select_layers(model, "all")) == ["features.0", "head"]
+
+
+def test_gradients_before_an_activation_in_place() -> None:
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Conv2d(3, 2, 2), nn.ReLU(inplace=True), nn.Flatten())
+    model, images = Classifier(features, nn.Linear(18, 3)).double(), tiny_images(4)
+    layers = select_layers(model, "all")
+    gradients, vectors = gradients_of(model, layers, images)
+    for index, image in enumerate(images):
+        torch.testing.assert_close(flat(gradients)[:, index], vectors[:, index] @ jacobian(model, layers, image)[0])
+
+
+def test_batches_of_the_head_shrink_with_the_square_of_the_classes() -> None:
+    assert [head_batch(Classifier(nn.Identity(), nn.Linear(2, classes))) for classes in (10, 1000, 10_000)] == [500, 16, 1]
 
 
 def test_head_shortcut_is_the_head_s_gradient(problem) -> None:
