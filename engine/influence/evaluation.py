@@ -121,8 +121,8 @@ def view_influence(
 ) -> tuple[Tensor, Tensor]:
     """Influence of each candidate label and the leverage tr M(x), from one Gram matrix an image.
 
-    With M = J(H + λI)⁻¹Jᵀ: candidate(c) = (p − e_c)ᵀM(p − e_c). The rows of M are those of the candidates; where these are
-    not all classes, also that of p itself, and the product is multiplied out.
+    With M = J(H + λI)⁻¹Jᵀ: candidate(c) = r_cᵀMr_c, r_c = p − e_c. The rows of M are those of the candidates; where these are
+    not all classes, those of r_c and of p, so that what cancels is the leverage, which is large, and not the influence.
 
     Args:
         curvature: (H + λI), factored.
@@ -144,7 +144,6 @@ def view_influence(
         residuals = probabilities[:, None] - identity
         influence = ((residuals @ matrix) * residuals).sum(2)
         return influence, matrix.diagonal(dim1=1, dim2=2).sum(1)
-    matrix = curvature.inverse_gram(jacobian(torch.cat([chosen, probabilities[None]])))
+    matrix = curvature.inverse_gram(jacobian(torch.cat([probabilities - chosen, probabilities[None]])))
     diagonal = matrix.diagonal(dim1=1, dim2=2)
-    influence = diagonal[:, -1:] - 2 * matrix[:, :-1, -1] + diagonal[:, :-1]
-    return influence.clamp_min(0), diagonal[:, :-1].sum(1)
+    return diagonal[:, :-1], (diagonal[:, -1:] - 2 * matrix[:, :-1, -1] + diagonal[:, :-1]).sum(1)

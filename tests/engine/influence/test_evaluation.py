@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from torch import nn
 
 from engine.curvature.dense import DenseCurvature
 from engine.curvature.fit import fit_curvature
-from engine.curvature.gradients import Backward, fisher_vectors, select_layers
+from engine.curvature.gradients import Backward, fisher_vectors, head_gradients, select_layers
 from engine.curvature.kronecker import KroneckerCurvature
 from engine.curvature.linearization import predict
 from engine.errors import InputError
@@ -51,6 +53,22 @@ def test_every_candidate_is_the_influence_of_the_relabelled_image(parameters: st
     some, _ = view_influence(curvature, backward, p, few, given)
     torch.testing.assert_close(some, influence[:, [2, 0]])
     assert (leverage > 0).all()
+
+
+def test_sure_predictions_keep_their_influence_among_many_classes() -> None:
+    features = torch.randn(6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    given = torch.arange(6) % 5
+    p = (10.0 * nn.functional.one_hot(given, 5)).double().softmax(1)
+    classes = (given[:, None] + torch.arange(3)) % 5
+
+    def scores(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        phi = features.to(dtype)
+        unsure = fisher_vectors(torch.full((6, 5), 0.2, dtype=dtype))
+        curvature = DenseCurvature.fit(iter([(head_gradients(phi, unsure), 6)]), 0.1)
+        return view_influence(curvature, partial(head_gradients, phi), p.to(dtype), classes, given)
+
+    for found, exact in zip(scores(torch.float32), scores(torch.float64), strict=True):
+        torch.testing.assert_close(found.double(), exact, rtol=0.01, atol=0)
 
 
 def network() -> Classifier:
