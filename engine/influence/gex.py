@@ -24,14 +24,15 @@ def gex(context: TrajectoryContext) -> Scores:
     trained = {key: value.clone() for key, value in context.trained().state_dict().items()}
     start = _losses(context)
     total = np.zeros_like(start)
-    count = len(context.labels)
+    images, labels = context.trained_on or (context.images, context.labels)
+    count = len(labels)
     plan = replace(PLAN, batch_size=max(2, min(PLAN.batch_size, count // 4)), mirrored=context.mirrored)
     with TemporaryDirectory() as folder:
         for member in range(MEMBERS):
             context.model.load_state_dict(trained)
             rows = np.random.default_rng((context.seed, member)).permutation(count)[:IMAGES_A_MEMBER]
             train(
-                context.model, SelectedImages(context.images, rows), context.labels[rows], plan, stage="gex", seed=context.seed + member,
+                context.model, SelectedImages(images, rows), labels[rows], plan, stage="gex", seed=context.seed + member,
                 device=context.device, checkpoint=Path(folder) / f"{member}.safetensors", report=lambda step: None,
             )  # fmt: skip
             total += (_losses(context) - start) ** 2

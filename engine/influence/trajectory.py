@@ -32,6 +32,7 @@ class TrajectoryContext:
         device: where to compute.
         seed: of what is drawn at random.
         report: called with (images done, images in all) of each pass.
+        trained_on: images and given labels that the network was trained on; None where these are the images to score.
     """
 
     model: Classifier
@@ -46,6 +47,7 @@ class TrajectoryContext:
     device: torch.device
     seed: int
     report: Callable[[int, int], None] = lambda done, total: None
+    trained_on: tuple[Images, np.ndarray] | None = None
 
     def at(self, snapshot: Snapshot) -> Classifier:
         """The network as it was then."""

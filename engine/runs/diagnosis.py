@@ -50,7 +50,7 @@ def write_figures(
     rows = figures.evenly(len(validation), figures.VALIDATION_IMAGES)
     context = TrajectoryContext(
         copy.deepcopy(minima["flat"].model), (), judged.images, judged.labels, SelectedImages(validation.images, rows),
-        validation.labels[rows], config.parameters, config.damping, config.mirror, stage.device, config.seed,
+        validation.labels[rows], config.parameters, config.damping, config.mirror, stage.device, config.seed, trained_on=(training.images, training.labels),
     )  # fmt: skip
     tables, started = [], time.monotonic()
     judging = hashlib.sha256(judged.labels.tobytes() + judged.wrong.tobytes()).hexdigest()

@@ -1,6 +1,8 @@
 """The classical methods against dense algebra and plain loops, in float64, on a tiny network."""
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,12 @@ from engine.curvature.gradients import Gradients, Vector, fisher_vectors, inner,
 from engine.curvature.iterative import largest_eigenvalue, lissa
 from engine.curvature.linearization import linearize, logit_change
 from engine.influence import datainf, evaluation, gex, trajectory
+from engine.influence import lissa as lissa_method
 from engine.influence.methods import METHODS
 from engine.influence.trajectory import TrajectoryContext, against, mean_gradient
 from engine.training.models import Classifier
 from engine.training.trainer import Snapshot
-from tests.engine.curvature.networks import flat_rows, gauss_newton, jacobian, tiny_images, tiny_network
+from tests.engine.curvature.networks import attentive_network, flat_rows, gauss_newton, jacobian, tiny_images, tiny_network
 
 CPU = torch.device("cpu")
 CLASSES, COUNT, CHECKED = 3, 14, 9
@@ -39,7 +42,7 @@ def read_tensors(images: Tensor, rows: np.ndarray, size: int, device: torch.devi
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrajectoryContext:
     """Three snapshots of a tiny network, its images float64."""
-    for module in (trajectory, evaluation, datainf, fit):
+    for module in (trajectory, evaluation, datainf, fit, lissa_method):
         monkeypatch.setattr(module, "read_batches", read_tensors)
     snapshots = []
     for number in range(3):
@@ -93,6 +96,34 @@ def test_mean_gradient_and_directional_derivative(context: TrajectoryContext, pa
         rows, probabilities = jacobian(model, layers, image)
         torch.testing.assert_close(change[row], rows @ flat_vector(found), rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(p[row], probabilities, rtol=1e-9, atol=1e-12)
+
+
+def test_directional_derivative_through_attention() -> None:
+    model, images = attentive_network(), tiny_images(4)
+    layers = select_layers(model, "all")
+    vector = {
+        name: torch.randn(len(layer.weight), layer.weight[0].numel() + 1, dtype=torch.float64) for name, layer in layers.items()
+    }
+    _, change = logit_change(model, layers, images, vector, "all")
+    ends = []
+    for step in (1e-6, -1e-6):
+        moved = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, direction in vector.items():
+                layer = moved.get_submodule(name)
+                layer.weight += step * direction[:, :-1]
+                layer.bias += step * direction[:, -1]
+            ends.append(moved(images))
+    torch.testing.assert_close(change, (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-6)
+
+
+def test_members_of_gex_train_on_the_training_set(context: TrajectoryContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(gex, "train", lambda model, images, labels, plan, **more: seen.append((len(images), labels.tolist())))
+    monkeypatch.setattr(gex, "MEMBERS", 1)
+    monkeypatch.setattr(gex, "_losses", lambda context: np.zeros((COUNT, CLASSES)))
+    gex.gex(replace(context, trained_on=(tiny_images(6), np.full(6, 2))))
+    assert seen == [(6, [2] * 6)]
 
 
 def test_inner_products_and_weighted_sums(context: TrajectoryContext) -> None:
