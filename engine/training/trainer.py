@@ -22,7 +22,7 @@ from engine.training.models import Classifier
 from engine.training.optimizers import erm_gradient, lpf_gradient, sam_gradient
 
 WARMUP_SHARE = 0.2
-SHUFFLE, AUGMENT, NOISE = 1, 2, 3
+SHUFFLE, AUGMENT, NOISE, DROP = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,7 @@ def train(
         order = torch.randperm(len(labels), generator=generator(seed, SHUFFLE, epoch)).numpy()[: steps * plan.batch_size]
         augmentation = generator(seed, AUGMENT, epoch)
         noise = generator(seed, NOISE, epoch, device=device)
+        torch.manual_seed(generator(seed, DROP, epoch).initial_seed())  # what dropout draws from
         loss_sum = torch.zeros((), device=device)
         for step, (rows, batch) in enumerate(read_batches(images, order, plan.batch_size, device)):
             at = epoch * steps + step

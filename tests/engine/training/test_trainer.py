@@ -1,8 +1,10 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from engine.data.dataset import JoinedImages
 from engine.progress import Progress
@@ -26,9 +28,14 @@ def network() -> Classifier:
 
 
 def trained(
-    checkpoint: Path, optimizer: str, stop_in_epoch: int | None = None, epochs: int = 4, device: torch.device = CPU
+    checkpoint: Path,
+    optimizer: str,
+    stop_in_epoch: int | None = None,
+    epochs: int = 4,
+    device: torch.device = CPU,
+    make: Callable[[], Classifier] = network,
 ) -> Classifier:
-    model = network().to(device)
+    model = make().to(device)
 
     def report(progress: Progress) -> None:
         if progress.done == stop_in_epoch:
@@ -39,13 +46,21 @@ def trained(
     return model
 
 
+def with_dropout() -> Classifier:
+    plain = network()
+    return Classifier(nn.Sequential(plain.features, nn.Dropout(0.5)), plain.head)
+
+
+@pytest.mark.parametrize("make", [network, with_dropout])
 @pytest.mark.parametrize("optimizer", ["erm", "sam", "lpf-sgd"])
-def test_resumed_training_ends_where_undisturbed_training_does(tmp_path: Path, optimizer: str) -> None:
-    whole = trained(tmp_path / "whole", optimizer)
+def test_resumed_training_ends_where_undisturbed_training_does(
+    tmp_path: Path, optimizer: str, make: Callable[[], Classifier]
+) -> None:
+    whole = trained(tmp_path / "whole", optimizer, make=make)
     with pytest.raises(PowerCut):
-        trained(tmp_path / "cut", optimizer, stop_in_epoch=3)
+        trained(tmp_path / "cut", optimizer, stop_in_epoch=3, make=make)
     assert (tmp_path / "cut").exists()
-    resumed = trained(tmp_path / "cut", optimizer)
+    resumed = trained(tmp_path / "cut", optimizer, make=make)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
 
