@@ -79,7 +79,7 @@ def _write_through(path: Path) -> None:
     """Have a file or folder on the disk before what refers to it: else a power cut may leave the name with nothing behind it."""
     try:
         number = os.open(path, os.O_RDONLY)
-    except PermissionError:  # a link to what this process may not read, and did not write
+    except PermissionError:  # a folder that may be written to but not read
         return
     try:
         os.fsync(number)

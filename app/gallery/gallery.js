@@ -55,24 +55,21 @@ function update(g, data) {
   }
   g.seen = data.seen;
   const rows = data.run + ":" + data.cards.map((card) => card.row).join(), truths = data.cards.map((card) => card.truth).join();
-  if (rows !== g.rows) {
-    g.rows = rows;
-    g.truths = truths;
-    g.cards = data.cards;
+  const others = rows !== g.rows;
+  if (others) {
     // Where to go on: the first image that nobody decided yet.
     g.focus = Math.max(0, g.enterAtEnd ? data.cards.length - 1 : data.cards.findIndex((card) => card.verdict === "open"));
     g.enterAtEnd = false;
-    draw(g);
-  } else if (truths !== g.truths) {
-    g.truths = truths;
-    g.cards = data.cards;
+  }
+  if (others || truths !== g.truths) {
+    Object.assign(g, { rows, truths, cards: data.cards });
     draw(g);
   } else {
     data.cards.forEach((card, index) => { if (!waiting(g, card.row)) set(g, index, card.verdict, card.label); });
   }
   for (const { kind, row, verdict, label } of g.queue) {
-    const card = g.cards.find((one) => one.row === row);
-    if (kind === "decide" && card) show(g, row, verdict, after(card, verdict, label));
+    const index = g.cards.findIndex((card) => card.row === row);
+    if (kind === "decide" && index >= 0) set(g, index, verdict, after(g.cards[index], verdict, label));
   }
   g.pages.textContent = `Page ${data.page} of ${data.pages.toLocaleString()}`;
   g.previous.disabled = data.page <= 1;
@@ -150,9 +147,10 @@ function set(g, index, verdict, label) {
   element.className = `card ${verdict === "open" ? "" : verdict}${index === g.focus ? " focus" : ""}`;
   element.querySelector(".badge")?.remove();
   // What was accepted may be what another run of these images suggested.
-  const said = { accept: () => "✓ " + name(g, label), reject: () => "kept", relabel: () => "✓ " + name(g, label), skip: () => "skipped" };
-  if (verdict in said) element.append(make("span", "badge", said[verdict]()));
-  element.setAttribute("aria-label", `${card.id}: labelled ${name(g, card.given)}, suggested ${name(g, card.suggested)}, ${verdict}${verdict === "accept" || verdict === "relabel" ? " " + name(g, label) : ""}`);
+  const got = verdict === "accept" || verdict === "relabel" ? name(g, label) : "";
+  const said = got ? "✓ " + got : { reject: "kept", skip: "skipped" }[verdict];
+  if (said) element.append(make("span", "badge", said));
+  element.setAttribute("aria-label", `${card.id}: labelled ${name(g, card.given)}, suggested ${name(g, card.suggested)}, ${verdict} ${got}`.trim());
 }
 
 // The label that a verdict gives.

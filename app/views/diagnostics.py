@@ -25,15 +25,13 @@ def offer(review: Review) -> None:
     with store(workspace()) as connection:
         row = get_run(connection, review.run)
     config = RunConfig.from_json(row.config)
-    if config.figures and row.state == "done":
-        st.info("The figures of this run were left out; its notes say why.")
-    elif config.figures:
-        st.info("The figures of this run are not there yet.")
-    else:
-        st.info("This run was computed without the figures. They take some minutes; training and scores are not computed again.")
     if config.figures:
+        left_out = row.state == "done"
+        st.info(f"The figures of this run {'were left out; its notes say why' if left_out else 'are not there yet'}.")
         st.page_link("views/run.py", label="Go to the run", icon=":material/play_circle:", query_params={"run": review.run})
-    elif st.button("Compute the figures", type="primary", icon=":material/insights:"):
+        return
+    st.info("This run was computed without the figures. They take some minutes; training and scores are not computed again.")
+    if st.button("Compute the figures", type="primary", icon=":material/insights:"):
         try:
             st.switch_page("views/run.py", query_params={"run": submit(replace(config, figures=True))})
         except InputError as error:

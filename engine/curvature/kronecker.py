@@ -8,7 +8,7 @@ from torch import Tensor
 
 from engine.curvature.base import GradientBatches, State, gram, squared_norms
 from engine.curvature.gradients import Gradients, LayerGradients
-from engine.training.devices import bf16_products
+from engine.training.devices import bf16_products, in_float64
 
 # Eigenvectors are left out, and their eigenvalues taken for 0, as long as the mean score of images like those of the fit changes by
 # less than this share under K-FAC: nothing then needs to be rotated onto them.
@@ -193,8 +193,7 @@ def _add_moment(total: Tensor, rows: Tensor) -> None:
 def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of a symmetric matrix, given on and above its diagonal."""
     # In float32 the eigensolver fails to converge on factors with many nearly equal eigenvalues.
-    wide = (matrix.cpu() if matrix.device.type == "mps" else matrix).double()
-    values, vectors = torch.linalg.eigh(wide, UPLO="U")
+    values, vectors = torch.linalg.eigh(in_float64(matrix), UPLO="U")
     return values.clamp_min(0).to(matrix), vectors.to(matrix)
 
 

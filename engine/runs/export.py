@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from engine.config import RunConfig
+from engine.data.dataset import open_dataset
 from engine.data.load import trusted_list
 from engine.data.sources import class_folders, holds_splits, read_csv, read_parquet_schema
 from engine.errors import InputError
@@ -35,7 +36,8 @@ def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: Ru
     Raises:
         InputError: the run has no scores yet.
     """
-    rest = _read_images(workspace, _result(workspace, row)["images"]["training"])
+    images = open_dataset(workspace.decoded / _result(workspace, row)["images"]["training"])
+    rest = pd.DataFrame({"id": images.ids, "given_label": np.array(images.class_names, dtype=object)[images.labels]})
     scored = pd.read_parquet(workspace.run(row.id).scores, columns=["id", "given_label"]).astype(str)
     table = pd.concat([scored, rest[~rest["id"].isin(scored["id"])]], ignore_index=True)
     confirmed = pd.Series(dtype=object)
@@ -55,14 +57,6 @@ def _result(workspace: Workspace, row: RunRow) -> dict[str, Any]:
         raise InputError(f"run {row.id} has no scores yet: it is {row.state}")
     found: dict[str, Any] = json.loads(path.read_text())
     return found
-
-
-def _read_images(workspace: Workspace, decoded: str) -> pd.DataFrame:
-    """Ids and given labels of decoded images."""
-    folder = workspace.decoded / decoded
-    table = pd.read_parquet(folder / "table.parquet", columns=["id", "label"])
-    names = np.array(json.loads((folder / "dataset.json").read_text())["class_names"], dtype=object)
-    return pd.DataFrame({"id": table["id"].astype(str), "given_label": names[table["label"].to_numpy()]})
 
 
 def export(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, target: Path, with_images: bool) -> pd.DataFrame:
@@ -155,7 +149,7 @@ def import_log(connection: sqlite3.Connection, workspace: Workspace, row: RunRow
         log = pd.read_csv(path, dtype=LOG_TYPES, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable decision log ({error})") from error
-    missing = {"seq", "at", "who", "run", "kind", "target", "image", "verdict", "from_label", "to_label"} - set(log.columns)
+    missing = LOG_TYPES.keys() - set(log.columns)
     if missing:
         raise InputError(f"{path}: not a decision log, it has no column {', '.join(sorted(missing))}")
     for column in ("seq", "at", "who", "run", "kind"):

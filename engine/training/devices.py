@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import psutil
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.errors import InputError
@@ -78,6 +79,11 @@ def bf16_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(kept)
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """A tensor in float64; on the CPU where it was on mps, which has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.errors import InputError
+from engine.training.devices import in_float64
 from engine.vision import torchvision_module
 
 TORCHVISION_BACKBONES = ("resnet18", "resnet34", "resnet50", "convnext_tiny", "vit_b_16")
@@ -107,8 +108,7 @@ def whiten(model: Classifier, images: Tensor, epsilon: float = 5e-4) -> None:
     first = model.get_submodule("features.0.0")
     assert isinstance(first, nn.Conv2d)
     assert first.bias is not None
-    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
-    patches = (patches.cpu() if patches.device.type == "mps" else patches).double()  # mps has no float64
+    patches = in_float64(images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12))
     values, vectors = torch.linalg.eigh((patches.T @ patches / len(patches)).cpu())
     filters = (vectors / (values.clamp_min(0) + epsilon).sqrt()).T.reshape(12, 3, 2, 2).flip(0)
     with torch.no_grad():
