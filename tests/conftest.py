@@ -26,9 +26,18 @@ def blob(label: int, rng: np.random.Generator, size: int = 16) -> np.ndarray:
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Write NAME/CLASS/*.png with `per_class` images of each class; the first `wrong` of each lie in the next class's folder."""
+    """Write NAME/CLASS/*.png with `per_class` images of each class.
 
-    def make(name: str, per_class: int, wrong: int = 0, classes: tuple[str, ...] = ("ant", "bee", "cat"), seed: int = 0) -> Path:
+    The first `wrong` of each lie in the next class's folder.
+    """
+
+    def make(
+        name: str,
+        per_class: int,
+        wrong: int = 0,
+        classes: tuple[str, ...] = ("ant", "bee", "cat"),
+        seed: int = 0,
+    ) -> Path:
         rng = np.random.default_rng(seed)
         for label in range(len(classes)):
             for number in range(per_class):

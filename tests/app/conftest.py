@@ -3,17 +3,18 @@ from pathlib import Path
 
 import pytest
 
-from app import readers, routes
-from engine.runs.workspace import Workspace, open_workspace
+from sharpeye.runs import pictures as engine_pictures
+from sharpeye.runs import review as engine_review
+from sharpeye.runs.workspace import Workspace, open_workspace
+from sharpeye_app import readers
 from tests.app.synthetic import synthetic_workspace
 
 IMAGES = 300
 
 
 def forget() -> None:
-    for cached in (readers.workspace, readers._read_review, readers._decoded):
+    for cached in (readers.workspace, engine_review._read_review, engine_pictures._open_pixels):
         cached.cache_clear()
-    routes._last_of_tab.clear()
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def empty(tmp_path: Path, on_workspace: Callable[[Path], None]) -> Workspace:
 
 
 @pytest.fixture
-def review(tmp_path: Path, on_workspace: Callable[[Path], None]) -> readers.Review:
+def review(tmp_path: Path, on_workspace: Callable[[Path], None]) -> engine_review.Review:
     """The review of a synthetic run of IMAGES images."""
     made, run = synthetic_workspace(tmp_path / "synthetic", IMAGES)
     on_workspace(made.root)

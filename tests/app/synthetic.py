@@ -1,29 +1,37 @@
-"""A workspace with a finished run of any size, made in seconds: random scores, written by the engine's own writers."""
+"""A workspace with a finished run of any size, made in seconds: random scores, written by the engine's own
+writers."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from app import figures
-from engine.config import RunConfig
-from engine.data.dataset import LabeledImages, ingest
-from engine.data.sources import Record, Source
-from engine.influence.base import Candidates, Scores
-from engine.influence.noise_posterior import NoisePosterior
-from engine.runs import store
-from engine.runs.pipeline import SCORES_ROW_GROUP, write_scores, write_transition
-from engine.runs.workspace import Workspace, open_workspace
+from sharpeye.config import RunConfig
+from sharpeye.data.dataset import LabeledImages, ingest
+from sharpeye.data.sources import Record, Source
+from sharpeye.influence.base import Candidates, Scores
+from sharpeye.influence.estimates import Estimate, Reliability
+from sharpeye.influence.noise_posterior import NoisePosterior
+from sharpeye.runs import store
+from sharpeye.runs.estimates import CanaryEstimates
+from sharpeye.runs.pipeline import score_columns, write_transition
+from sharpeye.runs.result import DecodedImages, MethodResult
+from sharpeye.runs.scores import ROW_GROUP, write_scores
+from sharpeye.runs.workspace import Workspace, open_workspace
+from sharpeye_app import diagnostic_plots
 from tests.conftest import blob
+from tests.engine.runs.results import write_result
 
 CLASSES = tuple(f"class {number}" for number in range(10))
 WRONG = 0.2
 DECODED = 500
-NOISE = (1 - WRONG) * np.eye(10) + WRONG / 3 * sum(np.eye(10)[(np.arange(10) + step) % 10] for step in (1, 2, 3))
+NOISE = (1 - WRONG) * np.eye(10) + WRONG / 3 * sum(
+    np.eye(10)[(np.arange(10) + step) % 10] for step in (1, 2, 3)
+)
 SIDE = 16
 
 
@@ -52,7 +60,8 @@ def synthetic_workspace(folder: Path, images: int, seed: int = 0) -> tuple[Works
     result.root.mkdir(parents=True)
     influence = Scores(beliefs.wrong + rng.random(images) * 0.1, beliefs.candidates)
     write_transition(result, training, beliefs)
-    write_scores(result, training, {"fvm": influence, "val_loss": Scores(beliefs.wrong, beliefs.candidates)}, beliefs)
+    scores = {"fvm": influence, "val_loss": Scores(beliefs.wrong, beliefs.candidates)}
+    write_scores(result.scores, score_columns(training, scores, beliefs))
     _write_map(workspace, run, true, rng)
     _finish(workspace, run, training, beliefs)
     return workspace, run
@@ -77,7 +86,12 @@ def _beliefs(true: np.ndarray, given: np.ndarray, rng: np.random.Generator) -> N
     p /= p.sum(1, keepdims=True)
     wrong = 1 - p[np.arange(len(true)), given]
     return NoisePosterior(
-        Candidates(classes, -np.log(p)), wrong, NOISE, 1.0, float(wrong.sum()), (0.9 * wrong.sum(), 1.1 * wrong.sum())
+        Candidates(classes, -np.log(p)),
+        wrong,
+        NOISE,
+        1.0,
+        float(wrong.sum()),
+        (0.9 * float(wrong.sum()), 1.1 * float(wrong.sum())),
     )
 
 
@@ -88,7 +102,7 @@ def _write_map(workspace: Workspace, run: str, true: np.ndarray, rng: np.random.
     table = pd.DataFrame(places.astype(np.float32), columns=["x", "y"])
     for column in ("near_given", "near_suggested"):
         table[column] = [[0, 1, 2, 3]] * len(table)
-    table.to_parquet(workspace.run(run).embedding, index=False, row_group_size=SCORES_ROW_GROUP)
+    table.to_parquet(workspace.run(run).embedding, index=False, row_group_size=ROW_GROUP)
 
 
 def write_figures(workspace: Workspace, run: str) -> None:
@@ -98,46 +112,71 @@ def write_figures(workspace: Workspace, run: str) -> None:
         for epoch in epochs:
             at = {"phase": phase, "epoch": epoch}
             for number, name in enumerate(
-                (*figures.MEASURES, "sign error", "error bound", *(f"auc {m}" for m in figures.METHOD_NAMES))
+                (
+                    *diagnostic_plots.MEASURES,
+                    "sign error",
+                    "error bound",
+                    *(f"auc {m}" for m in diagnostic_plots.METHOD_NAMES),
+                )
             ):
                 if name != "auc gex" or phase == "pretrain":
-                    rows.append({**at, "figure": "trajectory", "name": name, "value": 0.5 + 0.01 * number + 0.1 * epoch})
+                    rows.append(
+                        {
+                            **at,
+                            "figure": "trajectory",
+                            "name": name,
+                            "value": 0.5 + 0.01 * number + 0.1 * epoch,
+                        }
+                    )
             for name in ("influence right", "influence wrong", "lissa right", "lissa wrong"):
-                rows += [{**at, "figure": "distribution", "name": name, "x": float(x), "value": 0.1} for x in range(-3, 3)]
+                rows += [
+                    {**at, "figure": "distribution", "name": name, "x": float(x), "value": 0.1}
+                    for x in range(-3, 3)
+                ]
         if phase != "pretrain":
             rows += [
-                {"phase": phase, "epoch": 2, "figure": "landscape", "name": "risk", "x": float(x), "y": float(y), "value": 1.0 + x * x + y * y}
-                for x in range(-2, 3) for y in range(-2, 3)
-            ]  # fmt: skip
+                {
+                    "phase": phase,
+                    "epoch": 2,
+                    "figure": "landscape",
+                    "name": "risk",
+                    "x": float(x),
+                    "y": float(y),
+                    "value": 1.0 + x * x + y * y,
+                }
+                for x in range(-2, 3)
+                for y in range(-2, 3)
+            ]
     pd.DataFrame(rows).to_parquet(workspace.run(run).diagnostics, index=False)
     curve = {"recall": [0.0, 1.0], "precision": [1.0, 0.2]}
-    reliable = {"confidence": [0.5, 0.9], "accuracy": [0.4, 0.9], "share": [0.2, 0.8], "error": 0.02}
-    found = {"fvm": {"auc": 0.95, "ap": 0.8, **curve}, "val_loss": {"auc": 0.97, "ap": 0.9, **curve}}
-    workspace.run(run).canaries.write_text(json.dumps({"images": 100, "methods": found, "suggestions": reliable}))
+    estimates = CanaryEstimates(
+        100,
+        {"fvm": Estimate(0.95, 0.8, **curve), "val_loss": Estimate(0.97, 0.9, **curve)},
+        Reliability([0.5, 0.9], [0.4, 0.9], [0.2, 0.8], 0.02),
+    )
+    workspace.run(run).canaries.write_bytes(msgspec.json.encode(estimates))
 
 
 def _finish(workspace: Workspace, run: str, training: LabeledImages, beliefs: NoisePosterior) -> None:
     """The result, in its file and in the store."""
-    measured = {
-        "auc": 0.97,
-        "ap": 0.9,
-        "suggestion_accuracy": 0.9,
-        "relabel_accuracy": 0.8,
-        "score_seconds": 1.0,
-        "memory_mb": 500.0,
-    }
-    result = {
-        "run": run, "n": len(training), "classes": len(CLASSES), "seconds": 1.0, "images_per_second": 1.0, "device": "cpu",
-        "peak_memory_mb": 1.0, "expected_wrong": beliefs.expected_wrong, "expected_wrong_interval": beliefs.interval,
-        "ranked_by": "fvm", "skipped": 0,
-        "methods": {"fvm": measured, "val_loss": measured}, "scores": str(workspace.run(run).scores),
-        "classes_in_order": list(CLASSES), "images": {"training": training.folder.name, "validation": training.folder.name},
-    }  # fmt: skip
-    workspace.run(run).result.write_text(json.dumps(result))
-    config = RunConfig("synthetic", "synthetic", ("fvm", "val_loss"))
+    measured = MethodResult(
+        auc=0.97, ap=0.9, suggestion_accuracy=0.9, relabel_accuracy=0.8, score_seconds=1.0, memory_mb=500.0
+    )
+    result = write_result(
+        workspace.run(run),
+        n=len(training),
+        classes=len(CLASSES),
+        expected_wrong=beliefs.expected_wrong,
+        expected_wrong_interval=beliefs.interval,
+        methods={"fvm": measured, "val_loss": measured},
+        scores=str(workspace.run(run).scores),
+        classes_in_order=CLASSES,
+        images=DecodedImages(training.folder.name, training.folder.name),
+    )
+    config = RunConfig.of("synthetic", validation="synthetic", methods=("fvm", "val_loss"))
     workspace.run(run).config.write_text(config.to_json())
     with store.store(workspace) as connection:
-        store.register_dataset(connection, "dataset", config.train, {})
+        store.register_dataset(connection, "dataset", str(config.data.train), {})
         store.describe_dataset(connection, "dataset", CLASSES, training.class_counts().tolist())
         store.submit(connection, run, config, "dataset")
         store.claim(connection, run, "cpu")

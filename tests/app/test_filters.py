@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.filters import STATUSES, Filters, acceptable, matching
-from app.readers import STATES, Review
+from sharpeye.runs.review import STATES, Review
+from sharpeye_app.filters import STATUSES, Filters, acceptable, matching
 
 
 def test_without_filters_every_image_comes_once_by_rank(review: Review) -> None:
@@ -36,12 +36,16 @@ def test_statuses_part_the_images(review: Review) -> None:
     parts = {status: set(matching(review, Filters(status=status)).tolist()) for status in STATUSES}
     assert parts["decided"] | parts["open"] == parts["all"]
     assert not parts["decided"] & parts["open"]
-    assert parts["accept"] | parts["reject"] | parts["relabel"] | parts["skip"] == parts["decided"]
+    assert parts["accept"] | parts["keep"] | parts["relabel"] | parts["skip"] == parts["decided"]
 
 
 @pytest.mark.parametrize(
     ("sort", "values"),
-    [("val_loss", lambda r: r.scores("val_loss")), ("wrong", lambda r: r.wrong), ("confidence", lambda r: r.confidence)],
+    [
+        ("val_loss", lambda r: r.influence("val_loss")),
+        ("wrong", lambda r: r.wrong),
+        ("confidence", lambda r: r.confidence),
+    ],
 )
 def test_other_orders(review: Review, sort: str, values) -> None:  # type: ignore[no-untyped-def]
     rows = matching(review, Filters(sort=sort))

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-import app
-from app.readers import Review, workspace
-from engine.runs.decisions import Decision, current_decisions, decide
-from engine.runs.store import register_dataset, store
-from engine.runs.workspace import Workspace
+import sharpeye_app
+from sharpeye.runs.decisions import Decision, current_decisions, decide
+from sharpeye.runs.review import Review
+from sharpeye.runs.store import register_dataset, store
+from sharpeye.runs.workspace import Workspace
+from sharpeye_app.readers import workspace
 from tests.app.conftest import forget
 from tests.app.synthetic import write_figures
 
-MAIN = Path(app.__file__).with_name("main.py")
+MAIN = Path(sharpeye_app.__file__).with_name("main.py")
 PAGES = ("data", "run", "review", "map", "diagnostics", "compare", "export")
 
 
@@ -30,10 +31,16 @@ def opened(page: str, **query: str) -> AppTest:
     return at
 
 
-@pytest.mark.parametrize(("page", "says"), [
-    ("data", "Choose a source"), ("run", "Choose images on the Data page first"), ("review", "No run has scores yet"),
-    ("map", "No run has scores yet"), ("export", "No run has scores yet"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        ("data", "Choose a source"),
+        ("run", "Choose images on the Data page first"),
+        ("review", "No run has scores yet"),
+        ("map", "No run has scores yet"),
+        ("export", "No run has scores yet"),
+    ],
+)
 def test_an_empty_workspace_says_what_to_do(empty: Workspace, page: str, says: str) -> None:
     assert any(says in info.value for info in opened(page).info)
 
@@ -48,7 +55,8 @@ def test_filters_in_the_address_restore_the_view(review: Review) -> None:
     at = opened("review", given="class 3", status="open", sort="P(wrong)")
     assert at.selectbox(key="given").value == "class 3"
     assert at.session_state["rows"].tolist() == sorted(
-        (row for row in range(len(review)) if review.given[row] == 3), key=lambda row: (-review.wrong[row], review.rank[row])
+        (row for row in range(len(review)) if review.given[row] == 3),
+        key=lambda row: (-review.wrong[row], review.rank[row]),
     )
     at.selectbox(key="given").set_value(None).run()
     assert len(at.session_state["rows"]) == len(review)
@@ -119,7 +127,7 @@ def test_a_selection_that_is_gone_or_made_up(review: Review) -> None:
 
 def test_decisions_made_before_the_files_changed_can_be_brought_over(review: Review) -> None:
     fits, relabelled, gone, decided = (
-        Decision(str(review.ids[row]), "reject", review.classes[review.given[row]], None) for row in range(4)
+        Decision(str(review.ids[row]), "keep", review.classes[review.given[row]], None) for row in range(4)
     )
     with store(workspace()) as connection:
         register_dataset(connection, "before", "synthetic", {})
@@ -145,5 +153,9 @@ def test_export_counts_decisions(review: Review) -> None:
 
 
 def test_the_app_imports_no_torch() -> None:
-    command = "import sys, app.server, app.views; assert not [m for m in sys.modules if m.split('.')[0] in ('torch', 'torchvision', 'umap', 'sklearn')]"
+    heavy = ("torch", "torchvision", "umap", "sklearn")
+    command = (
+        "import sys, sharpeye_app.server, sharpeye_app.views; "
+        f"assert not {{m.split('.')[0] for m in sys.modules}} & set({heavy})"
+    )
     subprocess.run([sys.executable, "-c", command], check=True)

@@ -1,4 +1,5 @@
-"""How fast the app answers a reviewer, in a real browser, on synthetic workspaces of 50,000 and 1,000,000 images.
+"""How fast the app answers a reviewer, in a real browser, on synthetic workspaces of 50,000 and 1,000,000
+images.
 
     pytest -m benchmark tests/benchmarks/test_app_speed.py -s
 
@@ -15,9 +16,9 @@ import pytest
 from playwright.sync_api import Browser, Page
 from rich.table import Table
 
-from engine.runs import store
-from engine.runs.decisions import read_log
-from engine.runs.workspace import Workspace
+from sharpeye.runs import store
+from sharpeye.runs.decisions import read_log
+from sharpeye.runs.workspace import Workspace
 from tests.app.synthetic import synthetic_workspace
 from tests.benchmarks.reporting import publish
 from tests.browser.driving import chromium, drag_box, focused, served
@@ -60,13 +61,17 @@ def seconds_to_turn(page: Page) -> float:
     return time.monotonic() - started
 
 
-# Before the app's own listener, which keeps its keys to itself: how long until a press is painted, and the badges then.
+# Before the app's own listener, which keeps its keys to itself: how long until a press is painted, and the
+# badges then.
 WATCH_KEYS = """
 window.effects = [];
-const badges = () => [...document.querySelectorAll('*')].reduce((n, e) => n + (e.shadowRoot?.querySelectorAll('.badge').length ?? 0), 0);
+const inside = (element) => element.shadowRoot?.querySelectorAll('.badge').length ?? 0;
+const all = () => [...document.querySelectorAll('*')];
+const badges = () => all().reduce((count, element) => count + inside(element), 0);
 window.addEventListener('keydown', (event) => {
   const began = event.timeStamp;
-  requestAnimationFrame(() => requestAnimationFrame(() => window.effects.push([performance.now() - began, badges()])));
+  const note = () => window.effects.push([performance.now() - began, badges()]);
+  requestAnimationFrame(() => requestAnimationFrame(note));
 }, true);
 """
 
@@ -99,7 +104,9 @@ def decide_fast(page: Page, workspace: Workspace) -> list[tuple[str, str]]:
             time.sleep(max(0.0, started + number / KEYS_A_SECOND - time.monotonic()))
             page.keyboard.press(key)
         deadline = time.monotonic() + 10
-        while len(log := read_log(connection, "dataset")) < before + len(KEYS) and time.monotonic() < deadline:
+        while (
+            len(log := read_log(connection, "dataset")) < before + len(KEYS) and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
     return list(log.iloc[before:][["image", "verdict"]].itertuples(index=False, name=None))
 
@@ -108,7 +115,9 @@ def seconds_to_map(page: Page, images: int) -> float:
     """Until every point is drawn, from now."""
     started = time.monotonic()
     page.locator(".js-plotly-plot .gl-canvas").first.wait_for()
-    page.wait_for_function(f"document.querySelector('.js-plotly-plot')._fullData.reduce((n, t) => n + t._length, 0) === {images}")
+    page.wait_for_function(
+        f"document.querySelector('.js-plotly-plot')._fullData.reduce((n, t) => n + t._length, 0) === {images}"
+    )
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     return time.monotonic() - started
 
@@ -131,21 +140,37 @@ def test_app_speed(tmp_path: Path, browser: Browser) -> None:
     with served(workspace.root) as app:
         rows.append(("app answers", app.seconds, 3, "s"))
         page = opened(browser)
-        rows.append(("50,000 images: Review usable, app just started", seconds_to_usable(page, f"{app.url}/review"), 2, "s"))
+        rows.append(
+            (
+                "50,000 images: Review usable, app just started",
+                seconds_to_usable(page, f"{app.url}/review"),
+                2,
+                "s",
+            )
+        )
         again = []
         for _ in range(REPEATS):
             other = opened(browser)
             again.append(seconds_to_usable(other, f"{app.url}/review"))
             other.context.close()
         rows.append(("50,000 images: Review usable, new browser", median(again), 2, "s"))
-        rows.append(("50,000 images: next page", max(seconds_to_turn(page) for _ in range(REPEATS)), 0.5, "s"))
+        rows.append(
+            ("50,000 images: next page", max(seconds_to_turn(page) for _ in range(REPEATS)), 0.5, "s")
+        )
         shown, stored = key_times(page, workspace, run)
         rows += [("key press to its effect", shown, 0.1, "s"), ("key press to the store", stored, 1, "s")]
         found = decide_fast(page, workspace)
-        names = {"a": "accept", "r": "reject", "s": "skip", "1": "relabel", "2": "relabel"}
+        names = {"a": "accept", "r": "keep", "s": "skip", "1": "relabel", "2": "relabel"}
         assert [verdict for _, verdict in found] == [names[key] for key in KEYS]
         assert len({image for image, _ in found}) == len(KEYS)
-        rows.append((f"of {len(KEYS)} decisions at {KEYS_A_SECOND} keys a second, lost", len(KEYS) - len(found), 0, ""))
+        rows.append(
+            (
+                f"of {len(KEYS)} decisions at {KEYS_A_SECOND} keys a second, lost",
+                len(KEYS) - len(found),
+                0,
+                "",
+            )
+        )
         page.get_by_role("link", name="Map").click()
         rows.append(("50,000 images: from Review to the map drawn", seconds_to_map(page, 50_000), 3, "s"))
         taken, seconds = seconds_to_lasso(page)
@@ -161,7 +186,14 @@ def test_app_speed(tmp_path: Path, browser: Browser) -> None:
     workspace, _ = synthetic_workspace(tmp_path / "1m", 1_000_000)
     with served(workspace.root) as app:
         page = opened(browser)
-        rows.append(("1,000,000 images: Review usable, app just started", seconds_to_usable(page, f"{app.url}/review"), 4, "s"))
+        rows.append(
+            (
+                "1,000,000 images: Review usable, app just started",
+                seconds_to_usable(page, f"{app.url}/review"),
+                4,
+                "s",
+            )
+        )
         rows.append(("1,000,000 images: filter by confusion pair", seconds_to_filter(page), 1, "s"))
         rows.append(("1,000,000 images: next page", seconds_to_turn(page), 0.5, "s"))
         rows.append(
@@ -174,8 +206,14 @@ def test_app_speed(tmp_path: Path, browser: Browser) -> None:
         )
     table = Table("what", "measured", "target")
     for name, value, target, unit in rows:
-        table.add_row(name, f"{value:,.3g} {unit}", f"≤ {target:,.3g} {unit}" if target < float("inf") else "–")
-    publish("app_speed", [dict(zip(("what", "measured", "target", "unit"), row, strict=True)) for row in rows], table)
+        table.add_row(
+            name, f"{value:,.3g} {unit}", f"≤ {target:,.3g} {unit}" if target < float("inf") else "–"
+        )
+    publish(
+        "app_speed",
+        [dict(zip(("what", "measured", "target", "unit"), row, strict=True)) for row in rows],
+        table,
+    )
 
 
 def seconds_to_filter(page: Page) -> float:

@@ -1,33 +1,32 @@
-"""What a run says of itself without true labels, beside the truth, three seeds: AUC on canaries, number of wrong labels, and
-how far the confidence of suggestions is off.
+"""What a run says of itself without true labels, beside the truth, three seeds: AUC on canaries, number of
+wrong labels, and how far the confidence of suggestions is off.
 
     pytest -m benchmark tests/benchmarks/test_canaries.py -s
 
-On the packaged demo; with SHARPEYE_CIFAR10N=DIR (train.parquet and test.parquet) on 10,000 images of CIFAR-10N worse instead.
-Prints a table and writes .benchmarks/canaries.json, or canaries-cifar10n.json.
+On the packaged demo; with SHARPEYE_CIFAR10N=DIR (train.parquet and test.parquet) on 10,000 images of
+CIFAR-10N worse instead. Prints a table and writes .benchmarks/canaries.json, or canaries-cifar10n.json.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from rich.table import Table
 
-from engine.config import RunConfig
-from engine.diagnostics.metrics import quality
-from engine.influence.base import ScoringContext
-from engine.influence.canaries import calibration
-from engine.influence.methods import METHODS, loss_posterior
-from engine.runs import store
-from engine.runs.diagnosis import ESTIMATED, write_canaries
-from engine.runs.minimum import evaluate_minima, validation_minima
-from engine.runs.pipeline import load
-from engine.runs.stage import Stage
-from engine.runs.submission import submit_run
-from engine.runs.workspace import open_workspace
-from engine.training.devices import select_device
+from sharpeye.config import RunConfig
+from sharpeye.diagnostics.metrics import quality
+from sharpeye.influence.base import ScoringContext
+from sharpeye.influence.canaries import calibration
+from sharpeye.influence.methods import MINIMUM_METHODS, loss_posterior
+from sharpeye.runs import store
+from sharpeye.runs.context import Execution, RunContext
+from sharpeye.runs.diagnosis import ESTIMATED, write_canaries
+from sharpeye.runs.estimates import read_estimates
+from sharpeye.runs.minimum import evaluate_minima, validation_minima
+from sharpeye.runs.pipeline import load
+from sharpeye.runs.submission import submit_run
+from sharpeye.runs.workspace import open_workspace
+from sharpeye.training.devices import select_device
 from tests.benchmarks.images import chosen_images
 from tests.benchmarks.reporting import publish
 
@@ -40,23 +39,30 @@ def test_canaries(tmp_path: Path) -> None:
     images = chosen_images("worse_label")
     rows = []
     for seed in range(SEEDS):
-        config = RunConfig(**images, methods=ESTIMATED, budget="fast", seed=seed)
+        config = RunConfig.of(**images, methods=ESTIMATED, budget="fast", seed=seed)
         with store.store(workspace) as connection:
             row = submit_run(connection, config)
-        stage = Stage(config, workspace, torch.device(select_device("auto")), lambda step: None, print)
-        training, validation = load(stage, row)
+        execution = Execution(select_device("auto"), lambda step: None, print)
+        context = RunContext(config, workspace, execution)
+        training, validation = load(context, row)
         assert training.true_labels is not None
-        minima = validation_minima(stage, config.optimizer, training, validation)
-        evaluation = evaluate_minima(stage, "score", minima, training, validation)
-        context = ScoringContext(training.labels, len(training.class_names), evaluation, minima[-1].reliance)
-        beliefs = loss_posterior(context)
+        minima = validation_minima(context, config.optimizer, training, validation)
+        evaluation = evaluate_minima(context, "flat", minima, training, validation)
+        scoring = ScoringContext(training.labels, len(training.class_names), evaluation, minima[-1].reliance)
+        beliefs = loss_posterior(scoring)
         folder = workspace.run(row.id)
-        write_canaries(stage, folder, beliefs, training, validation)
-        found = json.loads(folder.canaries.read_text())
+        write_canaries(context, folder, beliefs, training, validation)
+        estimates = read_estimates(folder)
+        assert estimates is not None
         for name in ESTIMATED:
-            truth = quality(METHODS[name].score(context), training.labels, training.true_labels)
+            truth = quality(MINIMUM_METHODS[name].score(scoring), training.labels, training.true_labels)
             rows.append(
-                {"seed": seed, "what": f"AUC of {name}", "true": truth["auc"], "estimated": found["methods"][name]["auc"]}
+                {
+                    "seed": seed,
+                    "what": f"AUC of {name}",
+                    "true": truth.auc,
+                    "estimated": estimates.methods[name].auc,
+                }
             )
         wrong = int((training.labels != training.true_labels).sum())
         rows.append(
@@ -69,9 +75,13 @@ def test_canaries(tmp_path: Path) -> None:
             }
         )
         suggested = beliefs.candidates.best()
-        error = calibration(np.exp(-beliefs.candidates.of(suggested)), suggested == training.true_labels).error
-        estimated = found["suggestions"]["error"]
-        rows.append({"seed": seed, "what": "calibration error of suggestions", "true": error, "estimated": estimated})
+        error = calibration(
+            np.exp(-beliefs.candidates.of(suggested)), suggested == training.true_labels
+        ).error
+        estimated = estimates.suggestions.error
+        rows.append(
+            {"seed": seed, "what": "calibration error of suggestions", "true": error, "estimated": estimated}
+        )
     table = Table("seed", "what", "true", "estimated", "difference")
     for one in rows:
         if "interval" in one:
@@ -82,6 +92,10 @@ def test_canaries(tmp_path: Path) -> None:
                 f"{one['estimated'] / one['true'] - 1:+.1%}",
             ]
         else:
-            texts = [f"{one['true']:.4f}", f"{one['estimated']:.4f}", f"{one['estimated'] - one['true']:+.4f}"]
+            texts = [
+                f"{one['true']:.4f}",
+                f"{one['estimated']:.4f}",
+                f"{one['estimated'] - one['true']:+.4f}",
+            ]
         table.add_row(str(one["seed"]), one["what"], *texts)
     publish("canaries" if images["train"] == "demo" else "canaries-cifar10n", rows, table)

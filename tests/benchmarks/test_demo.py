@@ -1,4 +1,5 @@
-"""The README's first command as a newcomer sees it: how long until the first suspect, and what every page looks like.
+"""The README's first command as a newcomer sees it: how long until the first suspect, and what every page
+looks like.
 
     pytest -m benchmark tests/benchmarks/test_demo.py -s
 
@@ -15,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 from rich.table import Table
 
-from engine.runs.workspace import Workspace
+from sharpeye.runs.workspace import Workspace
 from tests.benchmarks.reporting import publish
 from tests.browser.driving import answers, chromium, free_port
 from tests.engine.runs.watching import kill_all
@@ -44,7 +45,7 @@ def test_demo(tmp_path: Path, browser: Browser) -> None:
     command = [
         sys.executable,
         "-m",
-        "engine.cli",
+        "sharpeye.commands.cli",
         "demo",
         "--workspace",
         str(workspace.root),
@@ -55,7 +56,9 @@ def test_demo(tmp_path: Path, browser: Browser) -> None:
     started = time.monotonic()
     process = subprocess.Popen(command)
     try:
-        rows = newcomer(browser.new_page(viewport={"width": 1280, "height": 870}), f"http://127.0.0.1:{port}", started)
+        rows = newcomer(
+            browser.new_page(viewport={"width": 1280, "height": 870}), f"http://127.0.0.1:{port}", started
+        )
         for scheme in ("light", "dark"):
             for width in (1280, 1920):
                 photograph(browser, f"http://127.0.0.1:{port}", scheme, width)
@@ -75,7 +78,9 @@ def newcomer(page: Page, url: str, started: float) -> list[tuple[str, float, int
         time.sleep(0.05)
     page.goto(url)
     page.get_by_text("Stage 2 of").wait_for()
-    rows: list[tuple[str, float, int | None]] = [("live progress on screen", time.monotonic() - started, None)]
+    rows: list[tuple[str, float, int | None]] = [
+        ("live progress on screen", time.monotonic() - started, None)
+    ]
     page.get_by_role("button", name="Review suspects").wait_for()
     page.get_by_role("button", name="Review suspects").click()
     page.locator(".card.focus img").wait_for()

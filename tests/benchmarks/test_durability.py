@@ -2,7 +2,8 @@
 
     pytest -m benchmark tests/benchmarks/test_durability.py -s
 
-Prints tables and writes .benchmarks/*.json. SHARPEYE_POLL_SECONDS sets how long a live run is polled (default 600).
+Prints tables and writes .benchmarks/*.json. SHARPEYE_POLL_SECONDS sets how long a live run is polled (default
+600).
 """
 
 import os
@@ -19,11 +20,11 @@ import pandas as pd
 import pytest
 from rich.table import Table
 
-from engine.config import RunConfig
-from engine.runs import store
-from engine.runs.decisions import Decision, current_decisions, decide, undo
-from engine.runs.supervisor import ensure_supervisor
-from engine.runs.workspace import open_workspace
+from sharpeye.config import RunConfig
+from sharpeye.runs import store
+from sharpeye.runs.decisions import Decision, current_decisions, decide, undo
+from sharpeye.runs.supervisor import ensure_supervisor
+from sharpeye.runs.workspace import open_workspace
 from tests.benchmarks.reporting import publish
 from tests.engine.runs.watching import finished, kill_all, kill_and_resume, submit, wait_for
 
@@ -45,7 +46,7 @@ def report(name: str, rows: dict[str, object]) -> None:
 @pytest.fixture
 def config(make_folder: Callable[..., Path]) -> RunConfig:
     train, check = make_folder("train", 20, wrong=3, seed=1), make_folder("check", 8, seed=2)
-    return RunConfig(str(train), str(check), ("fvm", "vm", "val_loss"), budget="fast")
+    return RunConfig.of(str(train), validation=str(check), methods=("fvm", "vm", "val_loss"), budget="fast")
 
 
 def test_kills_at_random_points(config: RunConfig, tmp_path: Path) -> None:
@@ -56,9 +57,18 @@ def test_kills_at_random_points(config: RunConfig, tmp_path: Path) -> None:
     kill_all(workspace)
     chance = random.Random(0)
     stages = Counter(
-        kill_and_resume(config, tmp_path / f"killed-{number}", expected, chance.uniform(0, length)) for number in range(KILLS)
+        kill_and_resume(config, tmp_path / f"killed-{number}", expected, chance.uniform(0, length))
+        for number in range(KILLS)
     )
-    report("kills", {"kills": KILLS, "same scores to 1e-6 and decisions kept": KILLS, "undisturbed run, s": length, **stages})
+    report(
+        "kills",
+        {
+            "kills": KILLS,
+            "same scores to 1e-6 and decisions kept": KILLS,
+            "undisturbed run, s": length,
+            **stages,
+        },
+    )
 
 
 def test_decisions(tmp_path: Path) -> None:
@@ -74,7 +84,9 @@ def test_decisions(tmp_path: Path) -> None:
         current = current_decisions(connection, "d").set_index("image")["to_label"].reindex(pd.Index(ids))
         fold = time.perf_counter() - clock
         assert current.notna().sum() == DECISIONS
-        decide(connection, "d", "run", "me", [Decision(image, "accept", "cat", "dog") for image in ids[:BULK]])
+        decide(
+            connection, "d", "run", "me", [Decision(image, "accept", "cat", "dog") for image in ids[:BULK]]
+        )
         clock = time.perf_counter()
         undo(connection, "d", "me")
         undone = time.perf_counter() - clock
@@ -89,7 +101,10 @@ def test_decisions(tmp_path: Path) -> None:
 
 
 def test_polling_a_live_run(config: RunConfig, tmp_path: Path) -> None:
-    """Runs one after another, polled at 10 Hz over fresh connections; SQLite busy errors would be raised here or end a run."""
+    """Runs one after another, polled at 10 Hz over fresh connections.
+
+    SQLite busy errors would be raised here or end a run.
+    """
     workspace = open_workspace(str(tmp_path / "ws"))
     deadline = time.monotonic() + float(os.environ.get("SHARPEYE_POLL_SECONDS", "600"))
     polls, runs, latencies, seed = 0, 0, [], 0
@@ -116,4 +131,12 @@ def test_polling_a_live_run(config: RunConfig, tmp_path: Path) -> None:
     kill_all(workspace)
     log = workspace.run(run).log.read_text()
     assert sqlite3.OperationalError.__name__ not in log
-    report("polling", {"polls": polls, "runs finished": runs, "busy errors": 0, "status, median ms": 1000 * median(latencies)})
+    report(
+        "polling",
+        {
+            "polls": polls,
+            "runs finished": runs,
+            "busy errors": 0,
+            "status, median ms": 1000 * median(latencies),
+        },
+    )

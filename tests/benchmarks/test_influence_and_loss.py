@@ -1,11 +1,13 @@
-"""Why influence detects wrong labels no better than the loss of the same minimum: from one to the other, step by step.
+"""Why influence detects wrong labels no better than the loss of the same minimum: from one to the other, step
+by step.
 
     pytest -m benchmark tests/benchmarks/test_influence_and_loss.py -s
 
-The loss −log p_y; the residual |p − e_y|², which saturates where the network is sure; the residual weighed by the inverse curvature between
-classes (fvm_normalized); and that times the leverage, which is the same for all labels of an image (fvm). On the packaged demo; with
-SHARPEYE_CIFAR10N=DIR (train.parquet and test.parquet) on 10,000 images of CIFAR-10N random1 instead. Prints a table of detection AUC, also
-among the images that the network is sure to be mislabelled (p_y below DOUBT), and writes .benchmarks/influence_and_loss.json.
+The loss −log p_y; the residual |p − e_y|², which saturates where the network is sure; the residual weighed by
+the inverse curvature between classes (fvm_normalized); and that times the leverage, which is the same for all
+labels of an image (fvm). On the packaged demo; with SHARPEYE_CIFAR10N=DIR (train.parquet and test.parquet) on
+10,000 images of CIFAR-10N random1 instead. Prints a table of detection AUC, also among the images that the
+network is sure to be mislabelled (p_y below DOUBT), and writes .benchmarks/influence_and_loss.json.
 """
 
 from pathlib import Path
@@ -18,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 
 from tests.benchmarks.images import chosen_images
 from tests.benchmarks.reporting import publish
-from tests.engine.test_cli import result_of, sharpeye
+from tests.engine.commands.test_cli import result_of, sharpeye
 
 DOUBT = 0.1
 METHODS = "val_loss,fvm_normalized,fvm,fvm_posterior,val_loss_posterior"
@@ -28,7 +30,9 @@ METHODS = "val_loss,fvm_normalized,fvm,fvm_posterior,val_loss_posterior"
 def test_influence_and_loss(tmp_path: Path) -> None:
     images = chosen_images("random_label1")
     options = [part for name, value in images.items() for part in (f"--{name.replace('_', '-')}", value)]
-    result = result_of(sharpeye("run", *options, "--budget", "fast", "--method", METHODS, "--workspace", tmp_path, "--json"))
+    result = result_of(
+        sharpeye("run", *options, "--budget", "fast", "--method", METHODS, "--workspace", tmp_path, "--json")
+    )
     scores = pd.read_parquet(result["scores"])
     losses, classes = np.stack(scores["candidate_scores"]), np.stack(scores["candidate_classes"])
     p = np.exp(-losses)
@@ -45,7 +49,11 @@ def test_influence_and_loss(tmp_path: Path) -> None:
     wrong = (scores["given_label"].astype(str) != scores["true_label"].astype(str)).to_numpy()
     sure = p_given < DOUBT
     rows = [
-        {"score": name, "auc": float(roc_auc_score(wrong, s)), "auc_of_sure": float(roc_auc_score(wrong[sure], s[sure]))}
+        {
+            "score": name,
+            "auc": float(roc_auc_score(wrong, s)),
+            "auc_of_sure": float(roc_auc_score(wrong[sure], s[sure])),
+        }
         for name, s in steps.items()
     ]
     table = Table("score", "detection AUC", f"among the {sure.sum():,} images of p_y < {DOUBT}")

@@ -1,10 +1,12 @@
-"""EK-FAC influence of a whole network beside kronfluence's, configured alike: the same network, images, labels and damping.
+"""EK-FAC influence of a whole network beside kronfluence's, configured alike: the same network, images,
+labels and damping.
 
     pip install kronfluence
     pytest -m benchmark tests/benchmarks/test_kronfluence.py -s
 
-Factors of every Conv2d and Linear layer from FACTOR_IMAGES of the demo's validation images, then the influence of SCORED of its training
-images under their given labels; ours also under all ten. Prints a table and writes .benchmarks/kronfluence.json.
+Factors of every Conv2d and Linear layer from FACTOR_IMAGES of the demo's validation images, then the
+influence of SCORED of its training images under their given labels; ours also under all ten. Prints a table
+and writes .benchmarks/kronfluence.json.
 """
 
 import time
@@ -20,14 +22,14 @@ from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional
 
-from engine.config import RunConfig
-from engine.curvature.fit import fit_curvature
-from engine.data.load import load_splits, open_sources
-from engine.influence.evaluation import evaluate
-from engine.training.batches import normalize
-from engine.training.devices import select_device
-from engine.training.models import input_size, small_network
-from engine.training.trainer import TrainingPlan, train
+from sharpeye.config import RunConfig
+from sharpeye.curvature.fit import fit_curvature
+from sharpeye.data.load import load_splits, open_sources
+from sharpeye.influence.evaluation import evaluate
+from sharpeye.training.batches import normalize
+from sharpeye.training.devices import select_device
+from sharpeye.training.models import input_size, small_network
+from sharpeye.training.trainer import TrainingPlan, train
 from tests.benchmarks.reporting import publish
 
 FACTOR_IMAGES = 1500
@@ -44,7 +46,9 @@ def timed(action: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - started
 
 
-def kronfluence_scores(model: nn.Module, factors: Any, scored: Any, folder: Path) -> tuple[np.ndarray, float, float]:
+def kronfluence_scores(
+    model: nn.Module, factors: Any, scored: Any, folder: Path
+) -> tuple[np.ndarray, float, float]:
     """Self-influence by kronfluence, with the seconds of the factors and of the scores."""
     analyzer_module = pytest.importorskip("kronfluence.analyzer")
     arguments = pytest.importorskip("kronfluence.arguments")
@@ -61,7 +65,11 @@ def kronfluence_scores(model: nn.Module, factors: Any, scored: Any, folder: Path
 
     task = Classification()
     analyzer = analyzer_module.Analyzer(
-        "benchmark", analyzer_module.prepare_model(model, task), task, output_dir=str(folder), disable_tqdm=True
+        "benchmark",
+        analyzer_module.prepare_model(model, task),
+        task,
+        output_dir=str(folder),
+        disable_tqdm=True,
     )
     amp = torch.bfloat16
     _, fitting = timed(
@@ -71,7 +79,11 @@ def kronfluence_scores(model: nn.Module, factors: Any, scored: Any, folder: Path
     )
     _, scoring = timed(
         lambda: analyzer.compute_self_scores(
-            "scores", "ekfac", scored, BATCH, score_args=arguments.ScoreArguments(damping_factor=None, amp_dtype=amp)
+            "scores",
+            "ekfac",
+            scored,
+            BATCH,
+            score_args=arguments.ScoreArguments(damping_factor=None, amp_dtype=amp),
         )
     )
     return analyzer.load_self_scores("scores")["all_modules"].float().numpy(), fitting, scoring
@@ -83,36 +95,82 @@ def kronfluence_scores(model: nn.Module, factors: Any, scored: Any, folder: Path
 def test_kronfluence(tmp_path: Path) -> None:
     pytest.importorskip("kronfluence")
     device = select_device("auto")
-    config = RunConfig("demo", "demo", ("fvm",))
+    config = RunConfig.of("demo", validation="demo", methods=("fvm",))
     training, validation = load_splits(
-        config, open_sources(config), tmp_path / "decoded", lambda size: input_size("small", size), lambda done, total: None
+        config.data,
+        config.seed,
+        open_sources(config.data),
+        tmp_path / "decoded",
+        lambda size: input_size("small", size),
+        lambda done, total: None,
     )
     torch.manual_seed(0)
     model = small_network(len(training.class_names)).to(device, memory_format=torch.channels_last)
     plan = TrainingPlan(1, batch_size=128)
     train(
-        model, validation.images, validation.labels, plan, stage="train", seed=0, device=device, checkpoint=tmp_path / "network",
+        model,
+        validation.images,
+        validation.labels,
+        plan,
+        stage="train",
+        seed=0,
+        device=device,
+        checkpoint=tmp_path / "network",
         report=lambda step: None,
-    )  # fmt: skip
+    )
     trusted, rows = np.asarray(validation.images[np.arange(FACTOR_IMAGES)]), np.arange(SCORED)
     images, labels = np.asarray(training.images[rows]), training.labels[rows]
     curvature, fitting = timed(lambda: fit_curvature(model, "ekfac", "all", trusted, DAMPING, device, seed=0))
-    given = evaluate(model, curvature, images, labels, parameters="all", all_candidates=False, mirrored=False, device=device)
-    every = evaluate(model, curvature, images, labels, parameters="all", all_candidates=True, mirrored=False, device=device)
+    given = evaluate(
+        model,
+        curvature,
+        images,
+        labels,
+        parameters="all",
+        all_candidates=False,
+        mirrored=False,
+        device=device,
+    )
+    every = evaluate(
+        model, curvature, images, labels, parameters="all", all_candidates=True, mirrored=False, device=device
+    )
 
     def dataset(pixels: np.ndarray, of: np.ndarray) -> torch.utils.data.TensorDataset:
-        return torch.utils.data.TensorDataset(normalize(torch.from_numpy(pixels)).contiguous(), torch.tensor(of))
+        return torch.utils.data.TensorDataset(
+            normalize(torch.from_numpy(pixels)).contiguous(), torch.tensor(of)
+        )
 
     theirs, their_fitting, their_scoring = kronfluence_scores(
-        model, dataset(trusted, validation.labels[:FACTOR_IMAGES]), dataset(images, labels), tmp_path / "kronfluence"
+        model,
+        dataset(trusted, validation.labels[:FACTOR_IMAGES]),
+        dataset(images, labels),
+        tmp_path / "kronfluence",
     )
     correlation = float(spearmanr(theirs, given.influence[:, 0]).statistic)
     found = [
         {"what": f"factors from {FACTOR_IMAGES} images", "ours": fitting, "kronfluence": their_fitting},
-        {"what": f"influence of {SCORED} images, given labels", "ours": given.seconds, "kronfluence": their_scoring},
-        {"what": f"influence of {SCORED} images, all 10 labels", "ours": every.seconds, "kronfluence": their_scoring},
+        {
+            "what": f"influence of {SCORED} images, given labels",
+            "ours": given.seconds,
+            "kronfluence": their_scoring,
+        },
+        {
+            "what": f"influence of {SCORED} images, all 10 labels",
+            "ours": every.seconds,
+            "kronfluence": their_scoring,
+        },
     ]
     table = Table("what", "Sharpeye, s", "kronfluence, s", "faster")
     for row in found:
-        table.add_row(row["what"], f"{row['ours']:.2f}", f"{row['kronfluence']:.2f}", f"{row['kronfluence'] / row['ours']:.1f}×")
-    publish("kronfluence", {"rows": found, "correlation": correlation}, table, f"rank correlation {correlation:.4f}")
+        table.add_row(
+            row["what"],
+            f"{row['ours']:.2f}",
+            f"{row['kronfluence']:.2f}",
+            f"{row['kronfluence'] / row['ours']:.1f}×",
+        )
+    publish(
+        "kronfluence",
+        {"rows": found, "correlation": correlation},
+        table,
+        f"rank correlation {correlation:.4f}",
+    )

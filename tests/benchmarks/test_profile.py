@@ -1,8 +1,10 @@
-"""Where the time of a run goes: an epoch of training and a pass of scoring on made-up images, by kind of operation.
+"""Where the time of a run goes: an epoch of training and a pass of scoring on made-up images, by kind of
+operation.
 
     pytest -m benchmark tests/benchmarks/test_profile.py -s
 
-Prints tables and writes .benchmarks/profile.json. How long each stage takes as a whole, `sharpeye bench` prints.
+Prints tables and writes .benchmarks/profile.json. How long each stage takes as a whole, `sharpeye bench`
+prints.
 """
 
 from collections import Counter
@@ -15,11 +17,11 @@ import torch
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from engine.curvature.fit import fit_curvature
-from engine.influence.evaluation import evaluate
-from engine.training.devices import select_device
-from engine.training.models import small_network
-from engine.training.trainer import TrainingPlan, train
+from sharpeye.curvature.fit import fit_curvature
+from sharpeye.influence.evaluation import evaluate
+from sharpeye.training.devices import select_device
+from sharpeye.training.models import small_network
+from sharpeye.training.trainer import TrainingPlan, train
 from tests.benchmarks.reporting import publish
 
 IMAGES = 5120
@@ -66,7 +68,14 @@ def test_profile(tmp_path: Path) -> None:
         "training": lambda: epoch("erm"),
         "training to a flat minimum": lambda: epoch("lpf-sgd"),
         "scoring all candidates, mirrored": lambda: evaluate(
-            model, curvature, images, labels, parameters="head", all_candidates=True, mirrored=True, device=device
+            model,
+            curvature,
+            images,
+            labels,
+            parameters="head",
+            all_candidates=True,
+            mirrored=True,
+            device=device,
         ),
     }
     found = {name: operations(action) for name, action in actions.items()}

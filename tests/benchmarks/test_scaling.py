@@ -23,12 +23,13 @@ CLASSES = 10
 
 
 def measure_scores(count: int) -> dict[str, float]:
-    """Score `count` images, STORED different ones again and again: all candidates, mirrored views, the default configuration."""
-    from engine.curvature.fit import fit_curvature
-    from engine.data.dataset import SelectedImages
-    from engine.influence.evaluation import evaluate
-    from engine.training.devices import peak_memory_mb, select_device
-    from engine.training.models import small_network
+    """Score `count` images, STORED different ones again and again: all candidates, mirrored views, the
+    default configuration."""
+    from sharpeye.curvature.fit import fit_curvature
+    from sharpeye.data.dataset import SelectedImages
+    from sharpeye.influence.evaluation import evaluate
+    from sharpeye.training.devices import peak_memory_mb, select_device
+    from sharpeye.training.models import small_network
 
     device = select_device("auto")
     rng = np.random.default_rng(0)
@@ -37,15 +38,23 @@ def measure_scores(count: int) -> dict[str, float]:
     model = small_network(CLASSES).to(device).eval()
     curvature = fit_curvature(model, "kfac", "head", stored[:1000], 1.0, device, seed=0)
     found = evaluate(
-        model, curvature, images, rng.integers(0, CLASSES, count), parameters="head", all_candidates=True, mirrored=True, device=device
-    )  # fmt: skip
+        model,
+        curvature,
+        images,
+        rng.integers(0, CLASSES, count),
+        parameters="head",
+        all_candidates=True,
+        mirrored=True,
+        device=device,
+    )
     return {"seconds": found.seconds, "memory_mb": peak_memory_mb()}
 
 
 def measure_map(count: int) -> dict[str, float]:
-    """The map of `count` images and the validation images most like each of them, on features of ten loose clusters."""
-    from engine.diagnostics.embedding import embed, nearest
-    from engine.training.devices import peak_memory_mb, select_device
+    """The map of `count` images and the validation images most like each of them, on features of ten loose
+    clusters."""
+    from sharpeye.diagnostics.embedding import embed, nearest
+    from sharpeye.training.devices import peak_memory_mb, select_device
 
     rng = np.random.default_rng(0)
     labels = rng.integers(0, CLASSES, count)
@@ -68,7 +77,13 @@ def test_scaling() -> None:
     table = Table("what", "images", "seconds", "images/s", "peak memory, MB")
     for row in rows:
         speed = row["images"] / row["seconds"]
-        table.add_row(row["what"], f"{row['images']:,}", f"{row['seconds']:.1f}", f"{speed:,.0f}", f"{row['memory_mb']:,.0f}")
+        table.add_row(
+            row["what"],
+            f"{row['images']:,}",
+            f"{row['seconds']:.1f}",
+            f"{speed:,.0f}",
+            f"{row['memory_mb']:,.0f}",
+        )
     publish("scaling", rows, table)
 
 

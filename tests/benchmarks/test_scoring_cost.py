@@ -15,11 +15,11 @@ import pytest
 import torch
 from rich.table import Table
 
-from engine.curvature.fit import fit_curvature
-from engine.influence.evaluation import evaluate
-from engine.training.devices import select_device
-from engine.training.models import small_network
-from engine.training.trainer import TrainingPlan, train
+from sharpeye.curvature.fit import fit_curvature
+from sharpeye.influence.evaluation import evaluate
+from sharpeye.training.devices import select_device
+from sharpeye.training.models import small_network
+from sharpeye.training.trainer import TrainingPlan, train
 from tests.benchmarks.reporting import publish
 
 IMAGES = 4096
@@ -46,10 +46,18 @@ def test_scoring_cost(tmp_path: Path) -> None:
     device = select_device("auto")
     found = {classes: costs(classes, device, tmp_path) for classes in CLASSES}
     table = Table("pass over 4,096 images", *(f"{classes} classes" for classes in CLASSES))
-    ratios = {classes: {name: value / rows[EPOCH] for name, value in rows.items()} for classes, rows in found.items()}
+    ratios = {
+        classes: {name: value / rows[EPOCH] for name, value in rows.items()}
+        for classes, rows in found.items()
+    }
     for name in found[CLASSES[0]]:
-        table.add_row(name, *(f"{found[classes][name]:.2f} s = {ratios[classes][name]:.2f} epochs" for classes in CLASSES))
-    publish("scoring_cost", {"device": str(device), "images": IMAGES, "seconds": found, "ratios": ratios}, table)
+        table.add_row(
+            name,
+            *(f"{found[classes][name]:.2f} s = {ratios[classes][name]:.2f} epochs" for classes in CLASSES),
+        )
+    publish(
+        "scoring_cost", {"device": str(device), "images": IMAGES, "seconds": found, "ratios": ratios}, table
+    )
 
 
 def costs(classes: int, device: torch.device, folder: Path) -> dict[str, float]:
@@ -63,14 +71,32 @@ def costs(classes: int, device: torch.device, folder: Path) -> dict[str, float]:
 
     def epoch() -> None:
         checkpoint = folder / f"{classes}-{next(number)}"
-        train(model, images, labels, plan, stage="epoch", seed=0, device=device, checkpoint=checkpoint, report=lambda p: None)
+        train(
+            model,
+            images,
+            labels,
+            plan,
+            stage="epoch",
+            seed=0,
+            device=device,
+            checkpoint=checkpoint,
+            report=lambda p: None,
+        )
 
     rows = {EPOCH: seconds(epoch)}
     model.eval()
     curvature = fit_curvature(model, "kfac", "head", images[:1000], 1.0, device, seed=0)
     for mirrored in (False, True):
         for all_candidates in (False, True):
-            name = f"scores, {'all candidates' if all_candidates else 'given labels'}{', mirrored views' if mirrored else ''}"
-            options = {"parameters": "head", "all_candidates": all_candidates, "mirrored": mirrored, "device": device}
-            rows[name] = seconds(lambda options=options: evaluate(model, curvature, images, labels, **options))
+            views = ", mirrored views" if mirrored else ""
+            name = f"scores, {'all candidates' if all_candidates else 'given labels'}{views}"
+            options = {
+                "parameters": "head",
+                "all_candidates": all_candidates,
+                "mirrored": mirrored,
+                "device": device,
+            }
+            rows[name] = seconds(
+                lambda options=options: evaluate(model, curvature, images, labels, **options)
+            )
     return rows

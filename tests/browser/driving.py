@@ -18,9 +18,14 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 START_SECONDS = 30
 FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @dataclass
@@ -45,7 +50,7 @@ def served(workspace: Path, port: int | None = None) -> Iterator[App]:
     log = workspace.with_name(f"{workspace.name}-app.log")
     started = time.monotonic()
     with log.open("ab") as output:
-        command = [sys.executable, "-m", "app", str(workspace), "--no-browser", "--port", str(port)]
+        command = [sys.executable, "-m", "sharpeye_app", str(workspace), "--no-browser", "--port", str(port)]
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}"

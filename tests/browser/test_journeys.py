@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from engine.runs.decisions import Decision, decide, read_log
-from engine.runs.store import list_runs, store
-from engine.runs.workspace import Workspace, open_workspace
+from sharpeye.runs.decisions import Decision, decide, read_log
+from sharpeye.runs.store import list_runs, store
+from sharpeye.runs.workspace import Workspace, open_workspace
 from tests.app.synthetic import synthetic_workspace, write_figures
 from tests.browser.driving import App, drag_box, focused, free_port, served
 from tests.engine.runs.watching import kill_all
@@ -82,7 +82,7 @@ def test_from_a_folder_to_cleaned_labels(
         expect(page.locator(".card .badge")).to_have_count(4)
         log = decisions(workspace, 6)
         assert log["image"].iloc[:4].tolist() == ids[:4]
-        assert log["verdict"].iloc[:4].tolist() == ["accept", "reject", "relabel", "skip"]
+        assert log["verdict"].iloc[:4].tolist() == ["accept", "keep", "relabel", "skip"]
         assert log["to_label"].iloc[2] == "ant"
         assert log["kind"].tolist() == ["decide"] * 4 + ["undo", "redo"]
 
@@ -146,7 +146,9 @@ def test_a_confirmed_sample_becomes_the_validation_split(
         (train / "dog").mkdir()
         Image.new("RGB", (24, 24), "red").save(train / "dog" / "only.png")
         page.get_by_role("button", name="Look at the data").click()
-        for number, name in enumerate(("ant", "bee", "cat", "dog")):  # other files, so what was said is asked again
+        for number, name in enumerate(
+            ("ant", "bee", "cat", "dog")
+        ):  # other files, so what was said is asked again
             page.get_by_text(f"Are these all “{name}”?").wait_for()
             expect(page.get_by_text(f"{number} of 4 classes checked")).to_be_visible()
             if name == "bee":
@@ -174,7 +176,9 @@ def reviewed(tmp_path: Path) -> Iterator[tuple[App, Workspace, str]]:
     kill_all(workspace)
 
 
-def test_keys_pressed_while_a_page_turns_are_for_the_next_page(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+def test_keys_pressed_while_a_page_turns_are_for_the_next_page(
+    page: Page, reviewed: tuple[App, Workspace, str]
+) -> None:
     app, workspace, _ = reviewed
     page.goto(f"{app.url}/review")
     page.locator(".card.focus img").wait_for()
@@ -183,7 +187,9 @@ def test_keys_pressed_while_a_page_turns_are_for_the_next_page(page: Page, revie
     page.locator(".pages").get_by_text("Page 3 of").wait_for()
     log = decisions(workspace, 130)
     assert log["image"].is_unique
-    ranks = pd.read_parquet(workspace.run(log["run"].iloc[0]).scores, columns=["id", "rank"]).set_index("id")["rank"]
+    ranks = pd.read_parquet(workspace.run(log["run"].iloc[0]).scores, columns=["id", "rank"]).set_index("id")[
+        "rank"
+    ]
     assert ranks[log["image"]].tolist() == list(range(1, 131))
     page.keyboard.press("u")
     expect(page.locator(".card .badge")).to_have_count(9)
@@ -203,7 +209,7 @@ def test_focus_follows_undo_and_redo(page: Page, reviewed: tuple[App, Workspace,
     page.keyboard.press("y")
     page.keyboard.press("r")
     log = decisions(workspace, 9)
-    assert (log["image"].iloc[8], log["verdict"].iloc[8]) == (ids[2], "reject")
+    assert (log["image"].iloc[8], log["verdict"].iloc[8]) == (ids[2], "keep")
 
 
 def test_a_duplicated_tab_keeps_its_own_count(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
@@ -221,7 +227,7 @@ def test_a_duplicated_tab_keeps_its_own_count(page: Page, reviewed: tuple[App, W
     page.bring_to_front()
     page.keyboard.press("j")
     page.keyboard.press("s")
-    assert decisions(workspace, 3)["verdict"].tolist() == ["accept", "reject", "skip"]
+    assert decisions(workspace, 3)["verdict"].tolist() == ["accept", "keep", "skip"]
 
 
 def test_keys_decide_after_a_filter_was_chosen(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
@@ -234,7 +240,9 @@ def test_keys_decide_after_a_filter_was_chosen(page: Page, reviewed: tuple[App, 
     decisions(workspace, 1)
 
 
-def test_keys_decide_after_a_switch_was_used_and_once_when_held(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+def test_keys_decide_after_a_switch_was_used_and_once_when_held(
+    page: Page, reviewed: tuple[App, Workspace, str]
+) -> None:
     app, workspace, _ = reviewed
     page.goto(f"{app.url}/review")
     page.locator(".card.focus img").wait_for()
@@ -248,7 +256,9 @@ def test_keys_decide_after_a_switch_was_used_and_once_when_held(page: Page, revi
     assert decisions(workspace, 2)["verdict"].tolist() == ["accept", "skip"]
 
 
-def test_another_class_is_chosen_with_the_arrow_keys(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+def test_another_class_is_chosen_with_the_arrow_keys(
+    page: Page, reviewed: tuple[App, Workspace, str]
+) -> None:
     app, workspace, _ = reviewed
     page.goto(f"{app.url}/review")
     page.locator(".card.focus img").wait_for()
@@ -259,18 +269,30 @@ def test_another_class_is_chosen_with_the_arrow_keys(page: Page, reviewed: tuple
     assert log[["verdict", "to_label"]].to_numpy().tolist() == [["relabel", "class 2"]]
 
 
-def test_a_card_shows_what_was_accepted_whatever_this_run_suggests(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+def test_a_card_shows_what_was_accepted_whatever_this_run_suggests(
+    page: Page, reviewed: tuple[App, Workspace, str]
+) -> None:
     app, workspace, run = reviewed
-    scores = pd.read_parquet(workspace.run(run).scores, columns=["id", "rank", "given_label", "suggested_label"]).astype(str)
+    scores = pd.read_parquet(
+        workspace.run(run).scores, columns=["id", "rank", "given_label", "suggested_label"]
+    ).astype(str)
     first = scores[scores["rank"] == "1"].iloc[0]
-    other = next(f"class {n}" for n in range(10) if f"class {n}" not in (first["given_label"], first["suggested_label"]))
+    other = next(
+        f"class {n}"
+        for n in range(10)
+        if f"class {n}" not in (first["given_label"], first["suggested_label"])
+    )
     with store(workspace) as connection:
-        decide(connection, "dataset", run, "me", [Decision(first["id"], "accept", first["given_label"], other)])
+        decide(
+            connection, "dataset", run, "me", [Decision(first["id"], "accept", first["given_label"], other)]
+        )
     page.goto(f"{app.url}/review")
     expect(page.locator(f'.card[data-id="{first["id"]}"] .badge')).to_have_text(f"✓ {other}")
 
 
-def test_many_are_accepted_at_once_and_taken_back_at_once(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+def test_many_are_accepted_at_once_and_taken_back_at_once(
+    page: Page, reviewed: tuple[App, Workspace, str]
+) -> None:
     app, workspace, _ = reviewed
     page.goto(f"{app.url}/review")
     page.locator(".card.focus img").wait_for()
@@ -288,9 +310,13 @@ def test_many_are_accepted_at_once_and_taken_back_at_once(page: Page, reviewed: 
     expect(page.get_by_text("0 of 500 decided")).to_be_visible()
 
 
-def test_a_confused_pair_is_a_click_away_and_its_address_brings_it_back(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+def test_a_confused_pair_is_a_click_away_and_its_address_brings_it_back(
+    page: Page, reviewed: tuple[App, Workspace, str]
+) -> None:
     app, workspace, run = reviewed
-    scores = pd.read_parquet(workspace.run(run).scores, columns=["given_label", "suggested_label"]).astype(str)
+    scores = pd.read_parquet(workspace.run(run).scores, columns=["given_label", "suggested_label"]).astype(
+        str
+    )
     count = int(((scores["given_label"] == "class 0") & (scores["suggested_label"] == "class 9")).sum())
     page.goto(f"{app.url}/review")
     page.get_by_text("which classes are confused").click()
@@ -303,7 +329,9 @@ def test_a_confused_pair_is_a_click_away_and_its_address_brings_it_back(page: Pa
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_follow_the_browser_s_theme(browser: Browser, reviewed: tuple[App, Workspace, str], scheme: str) -> None:
+def test_pages_follow_the_browser_s_theme(
+    browser: Browser, reviewed: tuple[App, Workspace, str], scheme: str
+) -> None:
     app, _, _ = reviewed
     context = browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
@@ -315,7 +343,9 @@ def test_pages_follow_the_browser_s_theme(browser: Browser, reviewed: tuple[App,
     context.close()
 
 
-def test_from_the_figures_to_the_images_on_which_methods_disagree(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
+def test_from_the_figures_to_the_images_on_which_methods_disagree(
+    page: Page, reviewed: tuple[App, Workspace, str]
+) -> None:
     app, workspace, run = reviewed
     write_figures(workspace, run)
     page.goto(f"{app.url}/diagnostics")
@@ -349,7 +379,10 @@ def test_the_lesson_computes_its_own_numbers(page: Page, workspace: Workspace) -
         page.get_by_text("From the noisily trained network").wait_for()
         page.get_by_text("2 Sharp and flat").click()
         expect(page.get_by_text("at the plain minimum")).to_be_visible()
-        assert sorted(path.name for path in workspace.lessons.glob("*.json")) == ["erm-0.json", "lpf-sgd-0.2.json"]
+        assert sorted(path.parent.name for path in workspace.lessons.glob("*/report.json")) == [
+            "erm-0",
+            "lpf-sgd-0.2",
+        ]
 
 
 def test_bad_input_is_said_where_it_is_typed(page: Page, workspace: Workspace, tmp_path: Path) -> None:

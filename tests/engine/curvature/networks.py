@@ -3,14 +3,18 @@
 import torch
 from torch import Tensor, nn
 
-from engine.curvature.gradients import Gradients
-from engine.training.models import Classifier
+from sharpeye.curvature.gradients import Gradients
+from sharpeye.training.models import Classifier
 
 
 def tiny_network(classes: int = 3) -> Classifier:
     torch.manual_seed(0)
     features = nn.Sequential(
-        nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Tanh(), nn.Conv2d(3, 2, 2, bias=False), nn.Tanh(), nn.Flatten()
+        nn.Conv2d(2, 3, 3, stride=2, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(3, 2, 2, bias=False),
+        nn.Tanh(),
+        nn.Flatten(),
     )
     return Classifier(features, nn.Linear(8, classes)).double().eval()
 
@@ -28,7 +32,8 @@ def tiny_images(count: int, seed: int = 1) -> Tensor:
 
 
 def flat_rows(model: Classifier, layers: dict[str, nn.Module], scalar: Tensor) -> Tensor:
-    """∇ of a scalar with respect to every layer's [weight | bias], flattened as (O, I) rows, layers in order."""
+    """∇ of a scalar with respect to every layer's [weight | bias], flattened as (O, I) rows, layers in
+    order."""
     parts = []
     for layer in layers.values():
         tensors = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]

@@ -6,14 +6,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.curvature import kronecker
-from engine.curvature.dense import DenseCurvature
-from engine.curvature.diagonal import DiagonalCurvature
-from engine.curvature.gradients import Backward, Gradients, fisher_vectors, head_gradients, select_layers
-from engine.curvature.kronecker import KroneckerCurvature
-from engine.curvature.linearization import head_batch
-from engine.training.models import Classifier, build_model
-from tests.engine.curvature.networks import attentive_network, flat, gauss_newton, jacobian, tiny_images, tiny_network
+from sharpeye.curvature import kronecker
+from sharpeye.curvature.dense import DenseCurvature
+from sharpeye.curvature.diagonal import DiagonalCurvature
+from sharpeye.curvature.gradients import Backward, Gradients, fisher_vectors, head_gradients, select_layers
+from sharpeye.curvature.kronecker import KroneckerCurvature
+from sharpeye.curvature.linearization import head_batch
+from sharpeye.training.models import Classifier, build_model
+from tests.engine.curvature.networks import (
+    attentive_network,
+    flat,
+    gauss_newton,
+    jacobian,
+    tiny_images,
+    tiny_network,
+)
 
 DAMPING = 0.3
 
@@ -33,7 +40,9 @@ def problem():
 
 def gradients_of(model, layers, images: Tensor, kinds: int = 3) -> tuple[Gradients, Tensor]:
     backward = Backward(model, layers, images)
-    vectors = torch.randn(kinds, len(images), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    vectors = torch.randn(
+        kinds, len(images), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
     return backward(vectors), vectors
 
 
@@ -48,36 +57,51 @@ def test_factored_gradients_are_those_of_autograd(parameters: str) -> None:
 
 
 def test_attention_s_projection_is_no_layer_of_its_own() -> None:
-    assert list(select_layers(attentive_network(), "all")) == ["features.1", "features.2.linear1", "features.2.linear2", "head"]
+    assert list(select_layers(attentive_network(), "all")) == [
+        "features.1",
+        "features.2.linear1",
+        "features.2.linear2",
+        "head",
+    ]
 
 
 def test_layers_that_change_their_weights_are_left_out() -> None:
     class Standardised(nn.Conv2d):
         pass
 
-    model = Classifier(nn.Sequential(nn.Conv2d(2, 3, 3), Standardised(3, 3, 3), nn.Flatten()), nn.Linear(12, 3))
+    model = Classifier(
+        nn.Sequential(nn.Conv2d(2, 3, 3), Standardised(3, 3, 3), nn.Flatten()), nn.Linear(12, 3)
+    )
     assert list(select_layers(model, "all")) == ["features.0", "head"]
 
 
 def test_gradients_before_an_activation_in_place() -> None:
     torch.manual_seed(0)
-    features = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Conv2d(3, 2, 2), nn.ReLU(inplace=True), nn.Flatten())
+    features = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Conv2d(3, 2, 2), nn.ReLU(inplace=True), nn.Flatten()
+    )
     model, images = Classifier(features, nn.Linear(18, 3)).double(), tiny_images(4)
     layers = select_layers(model, "all")
     gradients, vectors = gradients_of(model, layers, images)
     for index, image in enumerate(images):
-        torch.testing.assert_close(flat(gradients)[:, index], vectors[:, index] @ jacobian(model, layers, image)[0])
+        torch.testing.assert_close(
+            flat(gradients)[:, index], vectors[:, index] @ jacobian(model, layers, image)[0]
+        )
 
 
 def test_batches_of_the_head_shrink_with_the_square_of_the_classes() -> None:
-    assert [head_batch(Classifier(nn.Identity(), nn.Linear(2, classes))) for classes in (10, 1000, 10_000)] == [500, 16, 1]
+    assert [
+        head_batch(Classifier(nn.Identity(), nn.Linear(2, classes))) for classes in (10, 1000, 10_000)
+    ] == [500, 16, 1]
 
 
 def test_head_shortcut_is_the_head_s_gradient(problem) -> None:
     model, _, images = problem
     layers = select_layers(model, "head")
     gradients, vectors = gradients_of(model, layers, images)
-    torch.testing.assert_close(flat(head_gradients(model.features(images).detach(), vectors)), flat(gradients))
+    torch.testing.assert_close(
+        flat(head_gradients(model.features(images).detach(), vectors)), flat(gradients)
+    )
 
 
 def test_parameters_keep_their_requires_grad(problem) -> None:
@@ -95,7 +119,9 @@ def test_fisher_vectors_span_the_hessian_in_the_logits() -> None:
     torch.testing.assert_close(torch.einsum("kbc,kbd->bcd", vectors, vectors), expected)
     stream = torch.Generator().manual_seed(0)
     draws = torch.cat([fisher_vectors(p, stream) for _ in range(20_000)])
-    torch.testing.assert_close(torch.einsum("kbc,kbd->bcd", draws, draws) / 20_000, expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        torch.einsum("kbc,kbd->bcd", draws, draws) / 20_000, expected, atol=0.01, rtol=0
+    )
 
 
 def test_dense_head_is_the_hessian_of_the_loss(problem) -> None:
@@ -123,7 +149,9 @@ def check(curvature, matrix: Tensor, gradients: Gradients) -> None:
 
 
 def damped_blocks(blocks: list[Tensor]) -> Tensor:
-    return torch.block_diag(*[b + DAMPING * b.diagonal().mean() * torch.eye(len(b), dtype=b.dtype) for b in blocks])
+    return torch.block_diag(
+        *[b + DAMPING * b.diagonal().mean() * torch.eye(len(b), dtype=b.dtype) for b in blocks]
+    )
 
 
 def test_dense_over_all_layers(problem) -> None:
@@ -182,7 +210,9 @@ def test_ekfac(problem, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     curvature = KroneckerCurvature.fit(lambda: batches(model, layers, images), DAMPING, corrected=True)
     factors = kronecker_factors(model, layers, images)
     blocks = []
-    for block, (a, b) in zip(blocks_of(gauss_newton(model, layers, images), layers), factors.values(), strict=True):
+    for block, (a, b) in zip(
+        blocks_of(gauss_newton(model, layers, images), layers), factors.values(), strict=True
+    ):
         basis = torch.kron(torch.linalg.eigh(b)[1], torch.linalg.eigh(a)[1])
         blocks.append(basis @ (basis.T @ block @ basis).diagonal().diag() @ basis.T)
     check(curvature, damped_blocks(blocks), gradients_of(model, layers, images)[0])
@@ -193,7 +223,9 @@ def test_products_of_autocast_s_numbers_are_exact_in_bf16() -> None:
     rows = torch.randn(300, 700, generator=torch.Generator().manual_seed(0)).bfloat16().float()
     total = torch.zeros(700, 700)
     kronecker._add_moment(total, rows)
-    torch.testing.assert_close(total.triu(), (rows.double().T @ rows.double()).float().triu(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        total.triu(), (rows.double().T @ rows.double()).float().triu(), rtol=1e-5, atol=1e-4
+    )
     assert torch.get_float32_matmul_precision() == before
 
 
@@ -211,7 +243,9 @@ def test_both_orders_of_rotation_agree(problem, kinds: int) -> None:
 
 
 @pytest.mark.parametrize("corrected", [False, True])
-def test_negligible_eigenvectors_may_be_left_out(problem, monkeypatch: pytest.MonkeyPatch, corrected: bool) -> None:
+def test_negligible_eigenvectors_may_be_left_out(
+    problem, monkeypatch: pytest.MonkeyPatch, corrected: bool
+) -> None:
     model, layers, images = problem
     gradients, _ = gradients_of(model, layers, images)
 
@@ -237,7 +271,9 @@ def test_matrix_products_of_curvlinops_agree(problem) -> None:
     parameters = list(model.parameters())
     data = [(images, torch.arange(10) % 3)]
     operator = GGNLinearOperator(model, nn.CrossEntropyLoss(), parameters, data)
-    vector = torch.randn(sum(p.numel() for p in parameters), dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    vector = torch.randn(
+        sum(p.numel() for p in parameters), dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+    )
     ours = DenseCurvature.fit(batches(model, layers, images), DAMPING).matrix
     order = []
     start = 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.images import BadImage, decode
+from sharpeye.data.images import BadImage, decode
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -33,7 +33,11 @@ def test_same_size_keeps_pixels() -> None:
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA", "I;16"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
-    image = Image.new("I;16", (9, 12), 40_000) if mode == "I;16" else Image.new("RGB", (9, 12), (156, 156, 156)).convert(mode)
+    image = (
+        Image.new("I;16", (9, 12), 40_000)
+        if mode == "I;16"
+        else Image.new("RGB", (9, 12), (156, 156, 156)).convert(mode)
+    )
     pixels, _ = decode(encoded(image, "TIFF" if mode == "CMYK" else "PNG"), 8)
     assert pixels.shape == (8, 8, 3)
     assert pixels.dtype == np.uint8

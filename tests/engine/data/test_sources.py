@@ -11,13 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.data.dataset import LabeledImages, ingest
-from engine.data.sources import SourceOptions, open_source, read_human_labels
-from engine.errors import InputError
+from sharpeye.config import SourceOptions
+from sharpeye.data.dataset import LabeledImages, ingest
+from sharpeye.data.sources import open_source, read_human_labels
+from sharpeye.errors import InputError
+from sharpeye.specs import parse_source
 
 
 def load(spec: str | Path, cache: Path, options: SourceOptions | None = None, **more: int) -> LabeledImages:
-    return ingest(open_source(str(spec), options or SourceOptions()), cache, 16, **more)
+    return ingest(open_source(parse_source(str(spec)), options or SourceOptions()), cache, 16, **more)
 
 
 def test_class_folders(make_folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -42,7 +44,9 @@ def test_manifest(make_folder: Callable[..., Path], tmp_path: Path, kind: str) -
     root = make_folder("data", 2)
     files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
     names = [file.split("/")[0] for file in files]
-    table = pd.DataFrame({"file": files, "noisy": ["cat", *names[1:]], "true_label": names, "split": ["train"] * 5 + ["val"]})
+    table = pd.DataFrame(
+        {"file": files, "noisy": ["cat", *names[1:]], "true_label": names, "split": ["train"] * 5 + ["val"]}
+    )
     path = root / f"manifest.{kind}"
     table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
     images = load(path, tmp_path / "cache", SourceOptions(label_column="noisy"))
@@ -84,7 +88,13 @@ def test_a_file_name_that_is_not_utf8(make_folder: Callable[..., Path], tmp_path
 
 def test_manifest_rows_that_cannot_be_used(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = make_folder("data", 2)
-    rows = ["ant/ant-0.png,ant", "ant/none.png,ant", "ant/ant-1.png,", "bee/bee-0.png,bee", "bee/bee-0.png,bee"]
+    rows = [
+        "ant/ant-0.png,ant",
+        "ant/none.png,ant",
+        "ant/ant-1.png,",
+        "bee/bee-0.png,bee",
+        "bee/bee-0.png,bee",
+    ]
     (root / "m.csv").write_text("path,label\n" + "\n".join(rows))
     images = load(root / "m.csv", tmp_path / "cache")
     assert images.ids.tolist() == ["ant/ant-0.png", "bee/bee-0.png"]
@@ -107,7 +117,9 @@ def write_parquet(path: Path, labels: Sequence[float | None], names: Sequence[st
         Image.new("RGB", (16, 16), (shade, 0, 0)).save(buffer, "PNG")
         return buffer.getvalue()
 
-    table = pa.table({"image": [{"bytes": png(10 * i), "path": "x"} for i in range(len(labels))], "label": labels})
+    table = pa.table(
+        {"image": [{"bytes": png(10 * i), "path": "x"} for i in range(len(labels))], "label": labels}
+    )
     if names:
         features = {"label": {"names": list(names)}}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
@@ -127,7 +139,9 @@ def test_label_outside_declared_classes(tmp_path: Path) -> None:
     write_parquet(tmp_path / "p.parquet", [0, 1, 2, 1], ("zero", "one"))
     images = load(tmp_path / "p.parquet", tmp_path / "cache")
     assert images.class_names == ("zero", "one")
-    assert images.skipped.to_dict("records") == [{"id": "000002", "reason": "label 2 is outside the 2 classes"}]
+    assert images.skipped.to_dict("records") == [
+        {"id": "000002", "reason": "label 2 is outside the 2 classes"}
+    ]
 
 
 def test_numbers_are_positions_even_where_classes_are_called_by_numbers(tmp_path: Path) -> None:
@@ -137,7 +151,9 @@ def test_numbers_are_positions_even_where_classes_are_called_by_numbers(tmp_path
     assert images.labels.tolist() == [2, 0, 1, 2]
 
 
-def test_a_gap_does_not_turn_numbers_into_other_classes(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_gap_does_not_turn_numbers_into_other_classes(
+    make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     root = make_folder("data", 4)
     files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
     labels = [None, *(10.0 if number % 2 else 2.0 for number in range(1, len(files)))]
@@ -153,7 +169,7 @@ def test_a_gap_does_not_turn_numbers_into_other_classes(make_folder: Callable[..
 def test_missing_column_names_those_there(tmp_path: Path) -> None:
     write_parquet(tmp_path / "p.parquet", [0, 1])
     with pytest.raises(InputError, match=r"no column 'noisy'; its columns are image, label"):
-        open_source(str(tmp_path / "p.parquet"), SourceOptions(label_column="noisy"))
+        open_source(parse_source(str(tmp_path / "p.parquet")), SourceOptions(label_column="noisy"))
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.txt", "none", "x.csv"])
@@ -166,16 +182,16 @@ def test_unusable_files(tmp_path: Path, name: str) -> None:
 
 def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no images found"):
-        open_source(str(tmp_path), SourceOptions())
+        open_source(parse_source(str(tmp_path)), SourceOptions())
 
 
 def test_torchvision_dataset(tmp_path: Path) -> None:
     images = load("torchvision:FakeData", tmp_path / "cache", limit=20)
     assert len(images) == 20
     with pytest.raises(InputError, match="no such dataset"):
-        open_source("torchvision:Nothing", SourceOptions())
+        open_source(parse_source("torchvision:Nothing"), SourceOptions())
     with pytest.raises(InputError, match="cannot be loaded or downloaded"):
-        open_source("torchvision:EMNIST", SourceOptions(torchvision_root=str(tmp_path)))
+        open_source(parse_source("torchvision:EMNIST"), SourceOptions(torchvision_root=str(tmp_path)))
 
 
 class Hostile:
@@ -211,8 +227,8 @@ def test_hostile_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
 
 
 def test_packaged_demo(tmp_path: Path) -> None:
-    training = ingest(open_source("demo", SourceOptions()), tmp_path, 28)
-    validation = ingest(open_source("demo", SourceOptions(), "validation"), tmp_path, 28)
+    training = ingest(open_source(parse_source("demo"), SourceOptions()), tmp_path, 28)
+    validation = ingest(open_source(parse_source("demo"), SourceOptions(), "validation"), tmp_path, 28)
     assert (len(training), len(validation)) == (6000, 1500)
     assert training.true_labels is not None
     assert np.bincount(training.true_labels).tolist() == [600] * 10

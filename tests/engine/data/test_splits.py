@@ -6,29 +6,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.data.dataset import LabeledImages, ingest
-from engine.data.noise import flip_labels
-from engine.data.sources import SourceOptions, open_source
-from engine.data.splits import by_column, by_share, reconcile, stratified_share
-from engine.errors import InputError
+from sharpeye.config import SourceOptions
+from sharpeye.data.dataset import LabeledImages, ingest
+from sharpeye.data.noise import flip_labels
+from sharpeye.data.sources import open_source
+from sharpeye.data.splits import by_column, by_share, reconcile, stratified_share
+from sharpeye.errors import InputError
+from sharpeye.specs import parse_source, parse_validation
 
 
 def load(root: Path) -> LabeledImages:
-    return ingest(open_source(str(root), SourceOptions()), root.parent / "cache", 16)
+    return ingest(open_source(parse_source(str(root)), SourceOptions()), root.parent / "cache", 16)
 
 
-def test_leakage_is_dropped_and_named(make_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+def test_leakage_is_dropped_and_named(
+    make_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     train, check = make_folder("train", 4, seed=1), make_folder("check", 2, seed=2)
     (train / "ant" / "copy.png").write_bytes((check / "bee" / "bee-1.png").read_bytes())
     with caplog.at_level(logging.WARNING):
         training, validation = reconcile(load(train), load(check))
     assert "ant/copy.png" in caplog.text
     assert "ant/copy.png" not in training.ids
-    assert training.skipped.to_dict("records") == [{"id": "ant/copy.png", "reason": "also in the validation split"}]
+    assert training.skipped.to_dict("records") == [
+        {"id": "ant/copy.png", "reason": "also in the validation split"}
+    ]
     assert len(validation) == 6
 
 
-def test_class_without_validation_images(make_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+def test_class_without_validation_images(
+    make_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     training, check = make_folder("train", 3, seed=1), make_folder("check", 2, classes=("ant", "bee"), seed=2)
     scored, validation = reconcile(load(training), load(check))
     assert "class 'cat' has no validation image" in caplog.text
@@ -39,7 +47,10 @@ def test_class_without_validation_images(make_folder: Callable[..., Path], caplo
 
 def test_unknown_validation_class(make_folder: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="label 'dog' is not among the training classes"):
-        reconcile(load(make_folder("train", 2, seed=1)), load(make_folder("check", 2, classes=("ant", "bee", "dog"), seed=2)))
+        reconcile(
+            load(make_folder("train", 2, seed=1)),
+            load(make_folder("check", 2, classes=("ant", "bee", "dog"), seed=2)),
+        )
 
 
 def test_numbers_are_positions_only_among_classes_with_names(make_folder: Callable[..., Path]) -> None:
@@ -52,7 +63,9 @@ def test_numbers_are_positions_only_among_classes_with_names(make_folder: Callab
 
 def test_one_class_is_no_validation_split(make_folder: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="at least two classes"):
-        reconcile(load(make_folder("train", 2, seed=1)), load(make_folder("check", 2, classes=("ant",), seed=2)))
+        reconcile(
+            load(make_folder("train", 2, seed=1)), load(make_folder("check", 2, classes=("ant",), seed=2))
+        )
 
 
 def test_share_is_stratified_and_disjoint(make_folder: Callable[..., Path]) -> None:
@@ -60,7 +73,7 @@ def test_share_is_stratified_and_disjoint(make_folder: Callable[..., Path]) -> N
     assert validation.class_counts().tolist() == [2, 2, 2]
     assert not set(training.ids) & set(validation.ids)
     with pytest.raises(InputError, match="between 0 and 1"):
-        by_share(training, 1.5, seed=3)
+        parse_validation("share:1.5")
 
 
 def test_share_is_drawn_from_trusted_rows_where_they_are_marked(make_folder: Callable[..., Path]) -> None:

@@ -1,4 +1,5 @@
-"""Every measure of sharpness on a quadratic whose answer is known, and on a network against its dense Hessian."""
+"""Every measure of sharpness on a quadratic whose answer is known, and on a network against its dense
+Hessian."""
 
 import numpy as np
 import pytest
@@ -7,9 +8,9 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from engine.diagnostics import sharpness
-from engine.diagnostics.landscape import directions, risk_slice
-from engine.diagnostics.sharpness import (
+from sharpeye.diagnostics import sharpness
+from sharpeye.diagnostics.landscape import directions, risk_slice
+from sharpeye.diagnostics.sharpness import (
     Parameters,
     gradient,
     hessian_product,
@@ -19,14 +20,16 @@ from engine.diagnostics.sharpness import (
     top_eigenvalue,
     trained_parameters,
     worst_risk,
-)  # fmt: skip
+)
 from tests.engine.curvature.networks import attentive_network, tiny_images, tiny_network
 
 RADIUS, SIGMA = 0.3, 0.5
 
 
 def basis() -> Tensor:
-    return torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
+    return torch.linalg.qr(
+        torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    )[0]
 
 
 VALUES = torch.tensor([9.0, 2.0, 1.5, 1.0, 0.8, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01], dtype=torch.float64)
@@ -40,7 +43,10 @@ def quadratic(parameters: Parameters) -> Tensor:
 
 
 def at(value: float) -> Parameters:
-    return {"w": torch.full((2, 4), value, dtype=torch.float64), "b": torch.full((4,), value, dtype=torch.float64)}
+    return {
+        "w": torch.full((2, 4), value, dtype=torch.float64),
+        "b": torch.full((4,), value, dtype=torch.float64),
+    }
 
 
 def test_worst_risk_at_the_minimum_is_half_the_top_eigenvalue_times_the_radius_squared() -> None:
@@ -75,15 +81,24 @@ def test_hessian_products_of_a_network_are_those_of_its_dense_hessian() -> None:
     names, sizes = list(place), [value.numel() for value in place.values()]
 
     def flat_risk(flat: Tensor) -> Tensor:
-        return risk({name: part.reshape(place[name].shape) for name, part in zip(names, flat.split(sizes), strict=True)})
+        return risk(
+            {
+                name: part.reshape(place[name].shape)
+                for name, part in zip(names, flat.split(sizes), strict=True)
+            }
+        )
 
     start = torch.cat([value.flatten() for value in place.values()])
     dense = torch.autograd.functional.hessian(flat_risk, start)
     vector = sharpness.random_like(place, 3)
     found = torch.cat([part.flatten() for part in hessian_product(risk, place, vector).values()])
-    torch.testing.assert_close(found, dense @ torch.cat([part.flatten() for part in vector.values()]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found, dense @ torch.cat([part.flatten() for part in vector.values()]), rtol=1e-4, atol=1e-5
+    )
     slopes = torch.cat([part.flatten() for part in gradient(risk, place).values()])
-    torch.testing.assert_close(slopes, torch.autograd.functional.jacobian(flat_risk, start), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        slopes, torch.autograd.functional.jacobian(flat_risk, start), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_hessian_products_through_attention() -> None:
@@ -95,7 +110,10 @@ def test_hessian_products_through_attention() -> None:
     here = trained_parameters(model)
     along = {name: torch.randn(value.shape, dtype=torch.float64) for name, value in here.items()}
     product = hessian_product(risk, here, along)
-    ahead, behind = (gradient(risk, {name: value + step * along[name] for name, value in here.items()}) for step in (1e-5, -1e-5))
+    ahead, behind = (
+        gradient(risk, {name: value + step * along[name] for name, value in here.items()})
+        for step in (1e-5, -1e-5)
+    )
     for name, value in product.items():
         torch.testing.assert_close(value, (ahead[name] - behind[name]) / 2e-5, rtol=1e-4, atol=1e-7)
 

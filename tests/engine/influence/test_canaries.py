@@ -4,10 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from engine.data.noise import flip_labels
-from engine.influence.base import Candidates
-from engine.influence.canaries import CONFIDENCE_BINS, FOLDS, calibration, estimate, folds, posteriors, reliability
-from engine.influence.noise_posterior import RELIANCE, noise_posterior
+from sharpeye.data.noise import flip_labels
+from sharpeye.influence.base import Candidates
+from sharpeye.influence.canaries import (
+    CONFIDENCE_BINS,
+    FOLDS,
+    calibration,
+    estimate,
+    folds,
+    posteriors,
+    reliability,
+)
+from sharpeye.influence.noise_posterior import RELIANCE, noise_posterior
 
 TRANSITION = np.array([[0.8, 0.2, 0.0], [0.1, 0.7, 0.2], [0.0, 0.1, 0.9]])
 CLASSES = 3

@@ -12,18 +12,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from engine.curvature import fit
-from engine.curvature.fit import fisher_batches
-from engine.curvature.gradients import Gradients, Vector, fisher_vectors, inner, select_layers, weighted_sum
-from engine.curvature.iterative import largest_eigenvalue, lissa
-from engine.curvature.linearization import linearize, logit_change
-from engine.influence import datainf, evaluation, gex, trajectory
-from engine.influence import lissa as lissa_method
-from engine.influence.methods import METHODS
-from engine.influence.trajectory import TrajectoryContext, against, mean_gradient
-from engine.training.models import Classifier
-from engine.training.trainer import Snapshot
-from tests.engine.curvature.networks import attentive_network, flat_rows, gauss_newton, jacobian, tiny_images, tiny_network
+from sharpeye.curvature import fit
+from sharpeye.curvature.fit import fisher_batches
+from sharpeye.curvature.gradients import Gradients, Vector, fisher_vectors, inner, select_layers, weighted_sum
+from sharpeye.curvature.iterative import largest_eigenvalue, lissa
+from sharpeye.curvature.linearization import linearize, logit_change
+from sharpeye.influence import datainf, evaluation, gex, trajectory
+from sharpeye.influence import lissa as lissa_method
+from sharpeye.influence.methods import METHODS
+from sharpeye.influence.trajectory import TrajectoryContext, against, mean_gradient
+from sharpeye.training.models import Classifier
+from sharpeye.training.trainer import Snapshot
+from tests.engine.curvature.networks import (
+    attentive_network,
+    flat_rows,
+    gauss_newton,
+    jacobian,
+    tiny_images,
+    tiny_network,
+)
 
 CPU = torch.device("cpu")
 CLASSES, COUNT, CHECKED = 3, 14, 9
@@ -32,7 +39,9 @@ LESS = 1e-3
 TRUSTED = (np.arange(CHECKED) * 2) % CLASSES
 
 
-def read_tensors(images: Tensor, rows: np.ndarray, size: int, device: torch.device) -> Iterator[tuple[np.ndarray, Tensor]]:
+def read_tensors(
+    images: Tensor, rows: np.ndarray, size: int, device: torch.device
+) -> Iterator[tuple[np.ndarray, Tensor]]:
     """`read_batches` for images that are float64 already, in batches too small to hide a mistake."""
     for start in range(0, len(rows), 5):
         chunk = rows[start : start + 5]
@@ -52,15 +61,26 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrajectoryContex
                 parameter.add_(
                     0.3
                     * number
-                    * torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
+                    * torch.randn(
+                        parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(number)
+                    )
                 )
         path = tmp_path / f"{number}.safetensors"
         save_file(model.state_dict(), path)
         snapshots.append(Snapshot(path, number + 1, 0.1 * (number + 1)))
     return TrajectoryContext(
-        tiny_network(CLASSES), tuple(snapshots), tiny_images(COUNT), LABELS, tiny_images(CHECKED, seed=2), TRUSTED, "head", 0.5,
-        mirrored=False, device=CPU, seed=0,
-    )  # fmt: skip
+        tiny_network(CLASSES),
+        tuple(snapshots),
+        tiny_images(COUNT),
+        LABELS,
+        tiny_images(CHECKED, seed=2),
+        TRUSTED,
+        "head",
+        0.5,
+        mirrored=False,
+        device=CPU,
+        seed=0,
+    )
 
 
 def with_parameters(context: TrajectoryContext, parameters: str) -> TrajectoryContext:
@@ -79,7 +99,8 @@ def gradient(model: Classifier, parameters: str, image: Tensor, label: int) -> T
 
 def validation_gradient(context: TrajectoryContext, model: Classifier) -> Tensor:
     rows = [
-        gradient(model, context.parameters, image, int(y)) for image, y in zip(context.validation_images, TRUSTED, strict=True)
+        gradient(model, context.parameters, image, int(y))
+        for image, y in zip(context.validation_images, TRUSTED, strict=True)
     ]
     return torch.stack(rows).mean(0)
 
@@ -102,7 +123,8 @@ def test_directional_derivative_through_attention() -> None:
     model, images = attentive_network(), tiny_images(4)
     layers = select_layers(model, "all")
     vector = {
-        name: torch.randn(len(layer.weight), layer.weight[0].numel() + 1, dtype=torch.float64) for name, layer in layers.items()
+        name: torch.randn(len(layer.weight), layer.weight[0].numel() + 1, dtype=torch.float64)
+        for name, layer in layers.items()
     }
     _, change = logit_change(model, layers, images, vector, "all")
     ends = []
@@ -117,9 +139,13 @@ def test_directional_derivative_through_attention() -> None:
     torch.testing.assert_close(change, (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-6)
 
 
-def test_members_of_gex_train_on_the_training_set(context: TrajectoryContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_of_gex_train_on_the_training_set(
+    context: TrajectoryContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
-    monkeypatch.setattr(gex, "train", lambda model, images, labels, plan, **more: seen.append((len(images), labels.tolist())))
+    monkeypatch.setattr(
+        gex, "train", lambda model, images, labels, plan, **more: seen.append((len(images), labels.tolist()))
+    )
     monkeypatch.setattr(gex, "MEMBERS", 1)
     monkeypatch.setattr(gex, "_losses", lambda context: np.zeros((COUNT, CLASSES)))
     gex.gex(replace(context, trained_on=(tiny_images(6), np.full(6, 2))))
@@ -136,7 +162,9 @@ def test_inner_products_and_weighted_sums(context: TrajectoryContext) -> None:
     direction = {name: torch.randn_like(layer.dense()[0, 0]) for name, layer in gradients.items()}
     torch.testing.assert_close(inner(gradients, direction), dense @ flat_vector(direction))
     weights = torch.rand(2, 4, dtype=torch.float64)
-    torch.testing.assert_close(flat_vector(weighted_sum(gradients, weights)), torch.einsum("kb,kbd->d", weights, dense))
+    torch.testing.assert_close(
+        flat_vector(weighted_sum(gradients, weights)), torch.einsum("kb,kbd->d", weights, dense)
+    )
 
 
 @pytest.mark.parametrize("parameters", ["head", "all"])
@@ -147,7 +175,9 @@ def test_lissa_converges_to_the_dense_solve(context: TrajectoryContext, paramete
     _, p, backward = linearize(model, layers, context.images, parameters)
     whole: list[tuple[Gradients, int]] = [(backward(fisher_vectors(p)), COUNT)]
     vector = mean_gradient(model, parameters, context.validation_images, TRUSTED, CPU)
-    assert largest_eigenvalue(lambda: whole, vector) == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=0.1)
+    assert largest_eigenvalue(lambda: whole, vector) == pytest.approx(
+        float(torch.linalg.eigvalsh(matrix)[-1]), rel=0.1
+    )
     solved = lissa(lambda: whole, vector, damping=0.5, steps=3000)
     damped = matrix + 0.5 * matrix.trace() / len(matrix) * torch.eye(len(matrix), dtype=torch.float64)
     expected = torch.linalg.solve(damped, flat_vector(vector))
@@ -160,7 +190,10 @@ def test_lissa_on_batches_in_turn_comes_close(context: TrajectoryContext) -> Non
     matrix = gauss_newton(model, select_layers(model, "head"), context.images)
     damped = matrix + 0.5 * matrix.trace() / len(matrix) * torch.eye(len(matrix), dtype=torch.float64)
     solved = torch.linalg.solve(damped, validation_gradient(context, model))
-    expected = [-float(gradient(model, "head", image, int(y)) @ solved) for image, y in zip(context.images, LABELS, strict=True)]
+    expected = [
+        -float(gradient(model, "head", image, int(y)) @ solved)
+        for image, y in zip(context.images, LABELS, strict=True)
+    ]
     assert np.corrcoef(scores.influence, expected)[0, 1] > 0.98
 
 
@@ -169,13 +202,20 @@ def test_datainf_is_the_mean_of_inverses(context: TrajectoryContext, parameters:
     context = with_parameters(context, parameters)
     model = context.trained()
     scores = METHODS["datainf"].score(context)
-    sizes = [sum(p.numel() for p in layer.parameters()) for layer in select_layers(model, parameters).values()]
-    g = torch.stack([gradient(model, parameters, image, int(y)) for image, y in zip(context.images, LABELS, strict=True)])
+    sizes = [
+        sum(p.numel() for p in layer.parameters()) for layer in select_layers(model, parameters).values()
+    ]
+    g = torch.stack(
+        [gradient(model, parameters, image, int(y)) for image, y in zip(context.images, LABELS, strict=True)]
+    )
     v = validation_gradient(context, model)
     direction = []
     for mine, target in zip(g.split(sizes, 1), v.split(sizes), strict=True):
         damping = 0.1 * mine.square().mean()
-        inverses = [torch.linalg.inv(torch.outer(row, row) + damping * torch.eye(len(row), dtype=torch.float64)) for row in mine]
+        inverses = [
+            torch.linalg.inv(torch.outer(row, row) + damping * torch.eye(len(row), dtype=torch.float64))
+            for row in mine
+        ]
         direction.append(torch.stack(inverses).mean(0) @ target)
     solved = torch.cat(direction)
     np.testing.assert_allclose(scores.influence, -(g @ solved).detach().numpy(), rtol=1e-4, atol=1e-12)
@@ -204,8 +244,12 @@ def test_tracin_is_a_sum_over_snapshots(context: TrajectoryContext, parameters: 
         np.testing.assert_allclose(scores.influence, oracle[np.arange(COUNT), LABELS], rtol=1e-6, atol=1e-12)
 
 
-def test_gex_is_the_mean_squared_change_of_the_loss(context: TrajectoryContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nudge(model: Classifier, images: object, labels: object, plan: object, *, seed: int, **rest: object) -> None:
+def test_gex_is_the_mean_squared_change_of_the_loss(
+    context: TrajectoryContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nudge(
+        model: Classifier, images: object, labels: object, plan: object, *, seed: int, **rest: object
+    ) -> None:
         torch.manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -226,7 +270,8 @@ def test_gex_is_the_mean_squared_change_of_the_loss(context: TrajectoryContext, 
 
 
 def test_influence_points_where_retraining_goes(context: TrajectoryContext) -> None:
-    """Against exact retraining of the head: what the validation risk does as an image loses a little of its weight."""
+    """Against exact retraining of the head: what the validation risk does as an image loses a little of
+    its weight."""
     model = context.trained()
     with torch.no_grad():
         phi = functional.pad(model.features(context.images), (0, 1), value=1.0)
@@ -258,10 +303,19 @@ def test_influence_points_where_retraining_goes(context: TrajectoryContext) -> N
         model.head.weight.copy_(head[:, :-1])
         model.head.bias.copy_(head[:, -1])
     layers = select_layers(model, "head")
-    hessian = gauss_newton(model, layers, context.images) + decay * torch.eye(head.numel(), dtype=torch.float64)
-    vector = torch.linalg.solve(hessian, flat_vector(mean_gradient(model, "head", context.validation_images, TRUSTED, CPU)))
+    hessian = gauss_newton(model, layers, context.images) + decay * torch.eye(
+        head.numel(), dtype=torch.float64
+    )
+    vector = torch.linalg.solve(
+        hessian, flat_vector(mean_gradient(model, "head", context.validation_images, TRUSTED, CPU))
+    )
     direction = {"head": vector.reshape(head.shape)}
-    predicted = against(model, "head", direction, context.images, mirrored=False, device=CPU)[np.arange(COUNT), LABELS] / COUNT
+    predicted = (
+        against(model, "head", direction, context.images, mirrored=False, device=CPU)[
+            np.arange(COUNT), LABELS
+        ]
+        / COUNT
+    )
     actual = []
     for image in range(COUNT):
         weights = torch.ones(COUNT, dtype=torch.float64)
@@ -271,7 +325,7 @@ def test_influence_points_where_retraining_goes(context: TrajectoryContext) -> N
 
 
 def test_fisher_batches_cover_every_image_once() -> None:
-    from engine.training.models import small_network
+    from sharpeye.training.models import small_network
 
     images = np.random.default_rng(0).integers(0, 256, (23, 16, 16, 3), dtype=np.uint8)
     torch.manual_seed(0)

@@ -5,17 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from engine.curvature.dense import DenseCurvature
-from engine.curvature.fit import fit_curvature
-from engine.curvature.gradients import Backward, fisher_vectors, head_gradients, select_layers
-from engine.curvature.kronecker import KroneckerCurvature
-from engine.curvature.linearization import predict
-from engine.errors import InputError
-from engine.influence import evaluation
-from engine.influence.base import Evaluation
-from engine.influence.evaluation import candidate_classes, evaluate, mean_evaluation, view_influence
-from engine.training.batches import mirror, normalize
-from engine.training.models import Classifier, small_network
+from sharpeye.curvature.dense import DenseCurvature
+from sharpeye.curvature.fit import fit_curvature
+from sharpeye.curvature.gradients import Backward, fisher_vectors, head_gradients, select_layers
+from sharpeye.curvature.kronecker import KroneckerCurvature
+from sharpeye.curvature.linearization import predict
+from sharpeye.errors import InputError
+from sharpeye.influence import evaluation
+from sharpeye.influence.base import Evaluation
+from sharpeye.influence.evaluation import candidate_classes, evaluate, mean_evaluation, view_influence
+from sharpeye.training.batches import mirror, normalize
+from sharpeye.training.models import Classifier, small_network
 from tests.conftest import blob
 from tests.engine.curvature.networks import flat_rows, tiny_images, tiny_network
 
@@ -34,7 +34,9 @@ def test_every_candidate_is_the_influence_of_the_relabelled_image(parameters: st
         backward = Backward(model, layers, images)
         yield backward(fisher_vectors(backward.logits.detach().softmax(1))), len(images)
 
-    curvature = KroneckerCurvature.fit(batches, 0.1, corrected) if corrected else DenseCurvature.fit(batches(), 0.1)
+    curvature = (
+        KroneckerCurvature.fit(batches, 0.1, corrected) if corrected else DenseCurvature.fit(batches(), 0.1)
+    )
     backward = Backward(model, layers, images)
     p = backward.logits.detach().softmax(1)
     classes = torch.arange(3).expand(6, -1)
@@ -48,7 +50,9 @@ def test_every_candidate_is_the_influence_of_the_relabelled_image(parameters: st
             gradient = flat_rows(model, layers, loss)
             if not corrected:
                 matrix = curvature.matrix + curvature.damping * torch.eye(len(gradient))
-                torch.testing.assert_close(influence[index, label], gradient @ torch.linalg.solve(matrix, gradient))
+                torch.testing.assert_close(
+                    influence[index, label], gradient @ torch.linalg.solve(matrix, gradient)
+                )
     few = torch.tensor([[2, 0]] * 6)
     some, _ = view_influence(curvature, backward, p, few, given)
     torch.testing.assert_close(some, influence[:, [2, 0]])
@@ -85,10 +89,14 @@ def test_one_image_at_a_time_gives_the_same_scores(parameters: str, kind: str) -
     together = evaluate(model, curvature, IMAGES, LABELS, **options)
     for index in range(len(IMAGES)):
         alone = evaluate(model, curvature, IMAGES[index : index + 1], LABELS[index : index + 1], **options)
-        np.testing.assert_allclose(alone.influence[0], together.influence[index], rtol=0.03, atol=1e-4 * together.influence.max())
+        np.testing.assert_allclose(
+            alone.influence[0], together.influence[index], rtol=0.03, atol=1e-4 * together.influence.max()
+        )
         np.testing.assert_allclose(alone.losses[0], together.losses[index], rtol=0.02)
     given_only = evaluate(model, curvature, IMAGES, LABELS, **{**options, "all_candidates": False})
-    np.testing.assert_allclose(given_only.influence[:, 0], together.influence[np.arange(12), LABELS], rtol=0.03)
+    np.testing.assert_allclose(
+        given_only.influence[:, 0], together.influence[np.arange(12), LABELS], rtol=0.03
+    )
     assert given_only.leverage is None
 
 
@@ -99,7 +107,9 @@ def test_mirrored_views_are_averaged() -> None:
     flipped = np.ascontiguousarray(IMAGES[:, :, ::-1])
     assert torch.equal(mirror(normalize(torch.from_numpy(IMAGES))), normalize(torch.from_numpy(flipped)))
     both = evaluate(model, curvature, IMAGES, LABELS, mirrored=True, **options)
-    views = [evaluate(model, curvature, view, LABELS, mirrored=False, **options) for view in (IMAGES, flipped)]
+    views = [
+        evaluate(model, curvature, view, LABELS, mirrored=False, **options) for view in (IMAGES, flipped)
+    ]
     np.testing.assert_allclose(both.influence, (views[0].influence + views[1].influence) / 2, rtol=1e-5)
     np.testing.assert_allclose(both.losses, (views[0].losses + views[1].losses) / 2, rtol=1e-5)
 
@@ -112,13 +122,17 @@ def test_the_mean_over_minima_is_taken_over_the_classes_of_the_first(monkeypatch
         torch.manual_seed(seed)
         model = small_network(3, (8, 8, 8)).to(memory_format=torch.channels_last).eval()
         curvature = fit_curvature(model, "kfac", "head", IMAGES, 0.5, CPU, seed=0)
-        parts.append(evaluate(model, curvature, IMAGES, LABELS, parts[0].classes if parts else None, **options))
+        parts.append(
+            evaluate(model, curvature, IMAGES, LABELS, parts[0].classes if parts else None, **options)
+        )
     mean = mean_evaluation(parts, [1, 2, 5])
     for part in parts:
         assert (part.classes == mean.classes).all()
     for name in ("losses", "influence", "leverage"):
         np.testing.assert_allclose(
-            getattr(mean, name), sum(w * getattr(part, name) for w, part in zip((1, 2, 5), parts, strict=True)) / 8, rtol=1e-5
+            getattr(mean, name),
+            sum(w * getattr(part, name) for w, part in zip((1, 2, 5), parts, strict=True)) / 8,
+            rtol=1e-5,
         )
     assert mean_evaluation(parts[:1], [1.0]).losses.tolist() == parts[0].losses.tolist()
 
@@ -148,6 +162,15 @@ def test_cuda_agrees_with_the_cpu() -> None:
         model = network().to(device)
         curvature = fit_curvature(model, "kfac", "head", IMAGES, 1.0, device, seed=0)
         results.append(
-            evaluate(model, curvature, IMAGES, LABELS, parameters="head", all_candidates=True, mirrored=True, device=device)
+            evaluate(
+                model,
+                curvature,
+                IMAGES,
+                LABELS,
+                parameters="head",
+                all_candidates=True,
+                mirrored=True,
+                device=device,
+            )
         )
     np.testing.assert_allclose(results[0].influence, results[1].influence, rtol=0.05)

@@ -10,23 +10,28 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from engine.config import RunConfig
-from engine.curvature.dense import DenseCurvature
-from engine.curvature.gradients import fisher_vectors, head_gradients
-from engine.data.noise import flip_labels
-from engine.errors import InputError
-from engine.influence.base import Candidates, Evaluation, ScoringContext
-from engine.influence.baselines import margin, val_loss
-from engine.influence.evaluation import view_influence
-from engine.influence.methods import METHODS, select_methods
-from engine.influence.noise_posterior import noise_posterior
-from engine.influence.validation_minima import influence, normalized_influence
+from sharpeye.config import RunConfig
+from sharpeye.curvature.dense import DenseCurvature
+from sharpeye.curvature.gradients import fisher_vectors, head_gradients
+from sharpeye.data.noise import flip_labels
+from sharpeye.errors import InputError
+from sharpeye.influence.base import Candidates, Evaluation, ScoringContext
+from sharpeye.influence.baselines import margin, val_loss
+from sharpeye.influence.evaluation import view_influence
+from sharpeye.influence.methods import METHODS, select_methods
+from sharpeye.influence.noise_posterior import noise_posterior
+from sharpeye.influence.validation_minima import influence, normalized_influence
 
 
 def context(losses: np.ndarray, labels: np.ndarray) -> ScoringContext:
     classes = np.broadcast_to(np.arange(losses.shape[1]), losses.shape)
     features = np.zeros((len(losses), 1), np.float16)
-    return ScoringContext(labels, losses.shape[1], Evaluation(classes, losses, losses**2, losses.sum(1), features, 0.0, 0.0), 0.8)
+    return ScoringContext(
+        labels,
+        losses.shape[1],
+        Evaluation(classes, losses, losses**2, losses.sum(1), features, 0.0, 0.0),
+        0.8,
+    )
 
 
 def test_baselines_by_hand() -> None:
@@ -34,7 +39,9 @@ def test_baselines_by_hand() -> None:
     seen = context(-np.log(p), np.array([1, 0]))
     np.testing.assert_allclose(val_loss(seen).influence, -np.log([0.2, 0.5]))
     np.testing.assert_allclose(margin(seen).influence, [np.log(0.7 / 0.2), np.log(0.3 / 0.5)])
-    np.testing.assert_allclose(margin(seen).candidates.scores[0], [np.log(0.2 / 0.7), np.log(0.7 / 0.2), np.log(0.7 / 0.1)])
+    np.testing.assert_allclose(
+        margin(seen).candidates.scores[0], [np.log(0.2 / 0.7), np.log(0.7 / 0.2), np.log(0.7 / 0.1)]
+    )
 
 
 def test_influence_reads_the_given_label_and_suggests_the_lowest() -> None:
@@ -44,8 +51,14 @@ def test_influence_reads_the_given_label_and_suggests_the_lowest() -> None:
     np.testing.assert_allclose(normalized_influence(seen).influence, [4 / 2, 16 / (5.5 / 3)])
 
 
-@given(arrays(np.float64, (8, 4), elements=st.floats(0.0625, 20, width=32)), st.permutations(range(8)), st.permutations(range(4)))
-def test_methods_follow_permutations_of_images_and_classes(losses: np.ndarray, images: list[int], classes: list[int]) -> None:
+@given(
+    arrays(np.float64, (8, 4), elements=st.floats(0.0625, 20, width=32)),
+    st.permutations(range(8)),
+    st.permutations(range(4)),
+)
+def test_methods_follow_permutations_of_images_and_classes(
+    losses: np.ndarray, images: list[int], classes: list[int]
+) -> None:
     labels = np.arange(8) % 4
     moved = np.argsort(classes)[labels[images]]
     for name in ("fvm", "fvm_normalized", "val_loss", "margin"):
@@ -63,21 +76,34 @@ def test_leverage_drops_out_of_the_posterior_on_influence() -> None:
     # Influence for M = I, then the same image for image at other leverages.
     squared = (p**2).sum(1, keepdims=True) + 1 - 2 * p
     leverage = np.exp(rng.normal(0, 2, (len(p), 1)))
-    even, uneven = (replace(plain, evaluation=replace(plain.evaluation, influence=i)) for i in (squared, squared * leverage))
+    even, uneven = (
+        replace(plain, evaluation=replace(plain.evaluation, influence=i))
+        for i in (squared, squared * leverage)
+    )
     score = METHODS["fvm_posterior"].score
     np.testing.assert_allclose(score(uneven).influence, score(even).influence, atol=0.02)
     assert score(uneven).candidates.best().tolist() == score(even).candidates.best().tolist()
     wrong = labels != true
-    assert roc_auc_score(wrong, score(uneven).influence) > roc_auc_score(wrong, METHODS["fvm"].score(uneven).influence) + 0.05
+    assert (
+        roc_auc_score(wrong, score(uneven).influence)
+        > roc_auc_score(wrong, METHODS["fvm"].score(uneven).influence) + 0.05
+    )
 
 
-def simulated(transition: np.ndarray, sharpness: float, overconfidence: float) -> tuple[Candidates, np.ndarray, np.ndarray]:
-    """True labels drawn from a known p(t|x), given labels from a known T, and energies −overconfidence · log p."""
+def simulated(
+    transition: np.ndarray, sharpness: float, overconfidence: float
+) -> tuple[Candidates, np.ndarray, np.ndarray]:
+    """True labels drawn from a known p(t|x), given labels from a known T, and energies −overconfidence ·
+    log p."""
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.full(len(transition), 1 / sharpness), 20_000)
     true = (rng.random(len(p))[:, None] >= p.cumsum(1)).sum(1).clip(max=len(transition) - 1)
     classes = np.broadcast_to(np.arange(len(transition)), p.shape)
-    return Candidates(classes, -overconfidence * np.log(p.clip(1e-12))), true, flip_labels(true, transition, seed=1)
+    return (
+        Candidates(classes, -overconfidence * np.log(p.clip(1e-12))),
+        true,
+        flip_labels(true, transition, seed=1),
+    )
 
 
 @pytest.mark.parametrize("overconfidence", [0.5, 1.0, 2.5])
@@ -97,12 +123,16 @@ def test_posterior_recovers_noise_and_temperature(overconfidence: float) -> None
     assert (posterior.candidates.best() == true).mean() > (candidates.best() == true).mean()
 
 
-def test_where_people_err_on_what_the_network_doubts_the_count_holds_and_the_interval_spans_both_assumptions() -> None:
-    """A picture that the network doubts is mislabelled more often, as the class it resembles: labels then agree too well with
-    the predictions, and T at its full power finds too few wrong ones."""
+def test_where_people_err_on_what_the_network_doubts_the_interval_spans_both_assumptions() -> None:
+    """A picture that the network doubts is mislabelled more often, as the class it resembles: labels then
+    agree too well with the predictions, and T at its full power finds too few wrong ones."""
     rng = np.random.default_rng(3)
     clear = rng.random(20_000) < 0.5
-    p = np.where(clear[:, None], rng.dirichlet(np.full(4, 0.02), len(clear)), rng.dirichlet(np.full(4, 1.0), len(clear)))
+    p = np.where(
+        clear[:, None],
+        rng.dirichlet(np.full(4, 0.02), len(clear)),
+        rng.dirichlet(np.full(4, 1.0), len(clear)),
+    )
     classes = np.broadcast_to(np.arange(4), p.shape)
     true = (rng.random(len(p))[:, None] >= p.cumsum(1)).sum(1).clip(max=3)
     doubtful = rng.random(len(p)) < 0.35
@@ -130,7 +160,8 @@ def test_posterior_with_few_of_many_classes_agrees_with_all() -> None:
 
 
 def test_influence_ranks_images_as_retraining_does() -> None:
-    """Logistic regression: I(x, y) against what one image changes at the minimum of the validation risk, by retraining.
+    """Logistic regression: I(x, y) against what one image changes at the minimum of the validation risk, by
+    retraining.
 
     To first order in ε, adding ε·ℓ(x, y) moves θ̃ by −ε H⁻¹g and lowers that image's own loss by ε gᵀH⁻¹g.
     """
@@ -154,13 +185,17 @@ def test_influence_ranks_images_as_retraining_does() -> None:
             total.backward()
             return total.item(), weights.grad.numpy()
 
-        return minimize(risk, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-11, "maxiter": 5000}).x
+        return minimize(
+            risk, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-11, "maxiter": 5000}
+        ).x
 
     base = minimum(None, np.zeros(classes * (dimension + 1)))
     drops = []
     for index in range(len(suspects)):
         moved = minimum(index, base)
-        loss = [losses(torch.tensor(w), suspects[[index]], given_labels[[index]]).item() for w in (base, moved)]
+        loss = [
+            losses(torch.tensor(w), suspects[[index]], given_labels[[index]]).item() for w in (base, moved)
+        ]
         drops.append((loss[0] - loss[1]) / epsilon)
 
     rows = torch.tensor(base).reshape(classes, dimension + 1)
@@ -174,15 +209,17 @@ def test_influence_ranks_images_as_retraining_does() -> None:
     relative = ridge / float(undamped.matrix.trace() / len(undamped.matrix))
     curvature = DenseCurvature.fit([(head_gradients(features, fisher_vectors(p)), count)], relative)
     features, p = head(suspects)
-    scored, _ = view_influence(curvature, lambda v: head_gradients(features, v), p, None, torch.as_tensor(given_labels))
+    scored, _ = view_influence(
+        curvature, lambda v: head_gradients(features, v), p, None, torch.as_tensor(given_labels)
+    )
     np.testing.assert_allclose(scored[:, 0], drops, rtol=0.1)
     assert spearmanr(scored[:, 0], drops).statistic > 0.99
 
 
 def test_methods_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="unknown; choose from fvm"):
-        select_methods(RunConfig("demo", None, ("fvn",)))
+        select_methods(RunConfig.of("demo", methods=("fvn",)))
     with pytest.raises(InputError, match="needs candidate scores"):
-        select_methods(RunConfig("demo", None, ("fvm_posterior",), candidates=False))
+        select_methods(RunConfig.of("demo", methods=("fvm_posterior",), candidates=False))
     with pytest.raises(InputError, match="needs a flat minimum"):
-        select_methods(RunConfig("demo", None, ("fvm",), optimizer="erm"))
+        select_methods(RunConfig.of("demo", methods=("fvm",), optimizer="erm"))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError
-from engine.runs.decisions import (
+from sharpeye.errors import InputError
+from sharpeye.runs.decisions import (
     Conflict,
     Decision,
     current_decisions,
@@ -20,8 +20,8 @@ from engine.runs.decisions import (
     undo,
     write_log,
 )
-from engine.runs.store import register_dataset, store
-from engine.runs.workspace import open_workspace
+from sharpeye.runs.store import register_dataset, store
+from sharpeye.runs.workspace import open_workspace
 
 
 @pytest.fixture
@@ -38,7 +38,9 @@ def state(connection: sqlite3.Connection, dataset: str = "d") -> dict[str, str]:
     return current_decisions(connection, dataset).set_index("image")["to_label"].to_dict()
 
 
-def test_the_last_decision_counts_and_undo_brings_the_earlier_one_back(connection: sqlite3.Connection) -> None:
+def test_the_last_decision_counts_and_undo_brings_the_earlier_one_back(
+    connection: sqlite3.Connection,
+) -> None:
     decide(connection, "d", "r", "me", accept("a", "b"))
     decide(connection, "d", "r", "me", accept("a", to="cow"))
     assert state(connection) == {"a": "cow", "b": "cat"}
@@ -63,7 +65,10 @@ def test_decisions_made_before_the_files_changed(connection: sqlite3.Connection)
     undo(connection, "newer", "me")
     decide(connection, "other", "r", "me", accept("c"))
     decide(connection, "d", "r", "me", accept("d"))
-    assert earlier_decisions(connection, "d").set_index("image")["to_label"].to_dict() == {"a": "cow", "b": "cat"}
+    assert earlier_decisions(connection, "d").set_index("image")["to_label"].to_dict() == {
+        "a": "cow",
+        "b": "cat",
+    }
     assert state(connection) == {"d": "cat"}
 
 
@@ -99,7 +104,9 @@ def test_two_tabs_do_not_overwrite_each_other_silently(connection: sqlite3.Conne
 actions = st.lists(
     st.one_of(
         st.tuples(
-            st.just("decide"), st.lists(st.sampled_from("abcd"), min_size=1, unique=True), st.sampled_from(["x", "y", "z"])
+            st.just("decide"),
+            st.lists(st.sampled_from("abcd"), min_size=1, unique=True),
+            st.sampled_from(["x", "y", "z"]),
         ),
         st.just(("undo",)),
         st.just(("redo",)),
@@ -110,7 +117,9 @@ actions = st.lists(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions)
-def test_log_follows_a_model_and_survives_a_round_trip(connection: sqlite3.Connection, steps: list[tuple]) -> None:
+def test_log_follows_a_model_and_survives_a_round_trip(
+    connection: sqlite3.Connection, steps: list[tuple]
+) -> None:
     dataset = f"d{connection.execute('SELECT count(*) FROM actions').fetchone()[0]}-{id(steps)}"
     done: list[tuple] = []
     undone: list[tuple] = []

@@ -9,36 +9,39 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from engine.cli import main
-from engine.config import RunConfig
-from engine.data.dataset import ingest
-from engine.data.sources import SourceOptions, open_source
-from engine.errors import InputError
-from engine.runs import store
-from engine.runs.decisions import Decision, current_decisions, decide, read_log, redo, undo
-from engine.runs.export import cleaned_labels, copy_images, import_log
-from engine.runs.workspace import Workspace, open_workspace
+from sharpeye.commands.cli import main
+from sharpeye.config import RunConfig, SourceOptions
+from sharpeye.data.dataset import ingest
+from sharpeye.data.sources import open_source
+from sharpeye.errors import InputError
+from sharpeye.runs import store
+from sharpeye.runs.decisions import Decision, current_decisions, decide, read_log, redo, undo
+from sharpeye.runs.export import cleaned_labels, copy_images, import_log
+from sharpeye.runs.result import DecodedImages
+from sharpeye.runs.workspace import Workspace, open_workspace
+from sharpeye.specs import parse_source
+from tests.engine.runs.results import write_result
 
 IMAGES = [("ant", "0.png"), ("ant", "1.png"), ("bee", "0.png"), ("bee", "1.png")]
 
 
 @pytest.fixture
 def reviewed(tmp_path: Path) -> Workspace:
-    """A workspace with a finished run of four images, one of them accepted, one rejected."""
+    """A workspace with a finished run of four images, one of them accepted, one kept."""
     for label, name in IMAGES:
         (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), (10 * len(label), 0, 0)).save(tmp_path / "data" / label / name)
     workspace = open_workspace(str(tmp_path / "ws"))
     with store.store(workspace) as connection:
         store.register_dataset(connection, "d", str(tmp_path / "data"), {})
-        store.submit(connection, "run1", RunConfig("x", None, ("fvm",)), "d")
+        store.submit(connection, "run1", RunConfig.of("x", methods=("fvm",)), "d")
         finish(workspace, tmp_path / "data", [f"{label}/{name}" for label, name in IMAGES])
         decide(
             connection,
             "d",
             "run1",
             "me",
-            [Decision("ant/1.png", "accept", "ant", "bee"), Decision("bee/0.png", "reject", "bee", "bee")],
+            [Decision("ant/1.png", "accept", "ant", "bee"), Decision("bee/0.png", "keep", "bee", "bee")],
         )
     return workspace
 
@@ -47,10 +50,9 @@ def finish(workspace: Workspace, source: Path, scored: list[str]) -> None:
     """What a run leaves that scored these of the images of a folder."""
     folder = workspace.run("run1")
     folder.root.mkdir(parents=True, exist_ok=True)
-    images = ingest(open_source(str(source), SourceOptions()), workspace.decoded, 8)
+    images = ingest(open_source(parse_source(str(source)), SourceOptions()), workspace.decoded, 8)
     pd.DataFrame({"id": scored, "given_label": [i.split("/")[0] for i in scored]}).to_parquet(folder.scores)
-    result = {"images": {"training": images.folder.name}, "classes_in_order": images.class_names}
-    folder.result.write_text(json.dumps(result))
+    write_result(folder, images=DecodedImages(images.folder.name, ""), classes_in_order=images.class_names)
 
 
 def sharpeye(*arguments: object) -> dict[str, object]:
@@ -64,14 +66,17 @@ def test_only_decided_changes_are_applied(reviewed: Workspace, tmp_path: Path) -
     assert summary["changed"] == 1
     labels = pd.read_csv(tmp_path / "out" / "labels.csv")
     assert labels["final_label"].tolist() == ["ant", "bee", "bee", "bee"]
-    assert labels["decision"].fillna("").tolist() == ["", "accept", "reject", ""]
+    assert labels["decision"].fillna("").tolist() == ["", "accept", "keep", ""]
     parquet = pd.read_parquet(tmp_path / "out" / "labels.parquet")
     assert parquet["final_label"].tolist() == labels["final_label"].tolist()
 
 
 def test_images_of_equal_name_do_not_overwrite_each_other(reviewed: Workspace, tmp_path: Path) -> None:
     sharpeye("export", "run1", tmp_path / "out", "--images", "--workspace", reviewed.root, "--json")
-    copied = sorted(p.relative_to(tmp_path / "out" / "images").as_posix() for p in (tmp_path / "out" / "images").rglob("*.png"))
+    copied = sorted(
+        p.relative_to(tmp_path / "out" / "images").as_posix()
+        for p in (tmp_path / "out" / "images").rglob("*.png")
+    )
     assert len(copied) == 4
     assert "ant/0.png" in copied
     assert sum(name.startswith("bee/") for name in copied) == 3
@@ -91,10 +96,15 @@ def test_a_copy_leaves_the_originals_alone_and_loses_no_image(tmp_path: Path, sp
     (source / f"{split}dog/1-was-cat.png").write_text("in the way")
     images.append((f"{split}dog/1-was-cat.png", "dog"))
     before = {path: path.read_text() for path in source.rglob("*.png")}
-    labels = pd.DataFrame({"id": [i for i, _ in images], "given_label": [g for _, g in images], "final_label": "dog"})
+    labels = pd.DataFrame(
+        {"id": [i for i, _ in images], "given_label": [g for _, g in images], "final_label": "dog"}
+    )
     copy_images(source, tmp_path / "copy", labels)
     assert {path: path.read_text() for path in source.rglob("*.png")} == before
-    copied = {str(path.relative_to(tmp_path / "copy")): path.read_text() for path in (tmp_path / "copy").rglob("*.png")}
+    copied = {
+        str(path.relative_to(tmp_path / "copy")): path.read_text()
+        for path in (tmp_path / "copy").rglob("*.png")
+    }
     assert sorted(copied.values()) == sorted(before.values())
     assert all(name.startswith(f"{split}dog/") for name in copied)
     assert copied[f"{split}dog/1-was-cat-2.png"] == f"{split}cat/1.png"
@@ -115,8 +125,18 @@ def test_images_that_were_not_scored_are_exported_too(reviewed: Workspace, tmp_p
         "bee/0.png": "bee",
         "bee/1.png": "bee",
     }
-    copied = {p.relative_to(tmp_path / "out" / "images").as_posix() for p in (tmp_path / "out" / "images").rglob("*.png")}
-    assert copied == {"ant/0.png", "ant/broken.png", "bee/1-was-ant.png", "bee/0.png", "bee/1.png", "bee/linked.png"}
+    copied = {
+        p.relative_to(tmp_path / "out" / "images").as_posix()
+        for p in (tmp_path / "out" / "images").rglob("*.png")
+    }
+    assert copied == {
+        "ant/0.png",
+        "ant/broken.png",
+        "bee/1-was-ant.png",
+        "bee/0.png",
+        "bee/1.png",
+        "bee/linked.png",
+    }
     assert not any(p.is_symlink() for p in (tmp_path / "out" / "images").rglob("*.png"))
 
 
@@ -124,10 +144,23 @@ def test_confirmed_labels_are_final_until_decided_otherwise(reviewed: Workspace,
     (tmp_path / "checked.csv").write_text("id,label\nbee/1.png,ant\nant/1.png,ant\n")
     finish(reviewed, tmp_path / "data", ["ant/0.png", "bee/0.png"])
     with store.store(reviewed) as connection:
-        row = replace(store.get_run(connection, "run1"), config=RunConfig("x", f"ids:{tmp_path}/checked.csv", ("fvm",)).to_json())
+        row = replace(
+            store.get_run(connection, "run1"),
+            config=RunConfig.of("x", validation=f"ids:{tmp_path}/checked.csv", methods=("fvm",)).to_json(),
+        )
         labels = cleaned_labels(connection, reviewed, row).set_index("id")
-    assert labels["final_label"].to_dict() == {"ant/0.png": "ant", "bee/0.png": "bee", "ant/1.png": "bee", "bee/1.png": "ant"}
-    assert labels["decision"].to_dict() == {"ant/0.png": "", "bee/0.png": "reject", "ant/1.png": "accept", "bee/1.png": "confirm"}
+    assert labels["final_label"].to_dict() == {
+        "ant/0.png": "ant",
+        "bee/0.png": "bee",
+        "ant/1.png": "bee",
+        "bee/1.png": "ant",
+    }
+    assert labels["decision"].to_dict() == {
+        "ant/0.png": "",
+        "bee/0.png": "keep",
+        "ant/1.png": "accept",
+        "bee/1.png": "confirm",
+    }
 
 
 def test_only_an_earlier_export_is_written_over(reviewed: Workspace, tmp_path: Path) -> None:
@@ -169,7 +202,9 @@ def test_what_is_no_decision_log_is_not_imported(
 
 def test_nothing_is_written_where_the_copy_cannot_be(reviewed: Workspace, tmp_path: Path) -> None:
     (tmp_path / "out" / "images").mkdir(parents=True)
-    outcome = CliRunner().invoke(main, ["export", "run1", str(tmp_path / "out"), "--images", "--workspace", str(reviewed.root)])
+    outcome = CliRunner().invoke(
+        main, ["export", "run1", str(tmp_path / "out"), "--images", "--workspace", str(reviewed.root)]
+    )
     assert outcome.exit_code == 2
     assert "exists already" in outcome.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images"]
@@ -177,7 +212,9 @@ def test_nothing_is_written_where_the_copy_cannot_be(reviewed: Workspace, tmp_pa
 
 def test_a_target_that_cannot_be_written_is_said(reviewed: Workspace, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    outcome = CliRunner().invoke(main, ["export", "run1", str(tmp_path / "file" / "out"), "--workspace", str(reviewed.root)])
+    outcome = CliRunner().invoke(
+        main, ["export", "run1", str(tmp_path / "file" / "out"), "--workspace", str(reviewed.root)]
+    )
     assert outcome.exit_code == 2
     assert "cannot be written to" in outcome.stderr
 
@@ -187,11 +224,17 @@ def test_classes_called_none_and_na_survive_the_log(tmp_path: Path) -> None:
     for workspace in (here, there):
         with store.store(workspace) as connection:
             store.register_dataset(connection, "d", "x", {})
-            store.submit(connection, "run1", RunConfig("x", None, ("fvm",)), "d")
+            store.submit(connection, "run1", RunConfig.of("x", methods=("fvm",)), "d")
         workspace.run("run1").root.mkdir(parents=True)
-        workspace.run("run1").result.write_text(json.dumps({"classes_in_order": ["NA", "None"]}))
+        write_result(workspace.run("run1"), classes_in_order=("NA", "None"))
     with store.store(here) as left, store.store(there) as right:
-        decide(left, "d", "run1", "me", [Decision("a", "accept", "NA", "None"), Decision("b", "skip", "None", None)])
+        decide(
+            left,
+            "d",
+            "run1",
+            "me",
+            [Decision("a", "accept", "NA", "None"), Decision("b", "skip", "None", None)],
+        )
         undo(left, "d", "me")
         redo(left, "d", "me")
         read_log(left, "d").to_csv(tmp_path / "decisions.csv", index=False)
@@ -204,13 +247,17 @@ def test_log_round_trip_through_files(reviewed: Workspace, tmp_path: Path) -> No
     other = open_workspace(str(tmp_path / "other"))
     with store.store(other) as connection:
         store.register_dataset(connection, "d", "x", {})
-        store.submit(connection, "run1", RunConfig("x", None, ("fvm",)), "d")
-    early = CliRunner().invoke(main, ["import", "run1", str(tmp_path / "out" / "decisions.csv"), "--workspace", str(other.root)])
+        store.submit(connection, "run1", RunConfig.of("x", methods=("fvm",)), "d")
+    early = CliRunner().invoke(
+        main, ["import", "run1", str(tmp_path / "out" / "decisions.csv"), "--workspace", str(other.root)]
+    )
     assert early.exit_code == 2
     assert "has no scores yet" in early.stderr
     other.run("run1").root.mkdir(parents=True)
-    other.run("run1").result.write_text(json.dumps({"classes_in_order": ["ant", "bee"]}))
-    assert sharpeye("import", "run1", tmp_path / "out" / "decisions.csv", "--workspace", other.root, "--json") == {"actions": 1}
+    write_result(other.run("run1"))
+    assert sharpeye(
+        "import", "run1", tmp_path / "out" / "decisions.csv", "--workspace", other.root, "--json"
+    ) == {"actions": 1}
     with store.store(reviewed) as left, store.store(other) as right:
         pd.testing.assert_frame_equal(current_decisions(left, "d"), current_decisions(right, "d"))
 

@@ -7,12 +7,12 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from engine.config import RunConfig
-from engine.errors import InputError
-from engine.files import ABANDONED_SECONDS
-from engine.runs import store
-from engine.runs.supervisor import free_device, process_of, supervise
-from engine.runs.workspace import Workspace, open_workspace
+from sharpeye.config import RunConfig
+from sharpeye.errors import InputError
+from sharpeye.files import ABANDONED_SECONDS
+from sharpeye.runs import store
+from sharpeye.runs.supervisor import free_device, process_of, supervise
+from sharpeye.runs.workspace import Workspace, open_workspace
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def queue(connection: sqlite3.Connection, *runs: str) -> None:
     store.register_dataset(connection, "d", "demo", {})
     for run in runs:
-        store.submit(connection, run, RunConfig("demo", None, ("fvm",)), "d")
+        store.submit(connection, run, RunConfig.of("demo", methods=("fvm",)), "d")
 
 
 def test_runs_wait_in_order_and_are_claimed_once(workspace: Workspace) -> None:
@@ -94,10 +94,14 @@ def test_a_failed_transaction_leaves_nothing(workspace: Workspace) -> None:
         assert store.get_run(connection, "a").state == "queued"
 
 
-def test_old_stores_migrate_and_newer_ones_are_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_stores_migrate_and_newer_ones_are_refused(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with store.store(workspace) as connection:
         queue(connection, "a")
-    monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, "ALTER TABLE datasets ADD COLUMN colour TEXT;"))
+    monkeypatch.setattr(
+        store, "MIGRATIONS", (*store.MIGRATIONS, "ALTER TABLE datasets ADD COLUMN colour TEXT;")
+    )
     with store.store(workspace) as connection:
         assert connection.execute("SELECT colour FROM datasets").fetchall() == [(None,)]
         assert store.get_run(connection, "a").state == "queued"
@@ -126,7 +130,9 @@ def test_a_process_is_known_by_its_start_time_or_its_lock(workspace: Workspace) 
 
 
 def test_what_killed_processes_left_is_swept_after_a_day(workspace: Workspace) -> None:
-    old, new, other = (workspace.decoded / f".{name}.tmp" for name in ("a-0123456789ab", "b-0123456789ab", "c"))
+    old, new, other = (
+        workspace.decoded / f".{name}.tmp" for name in ("a-0123456789ab", "b-0123456789ab", "c")
+    )
     elsewhere = workspace.root / "photos" / old.name
     for folder, age in ((old, 2 * ABANDONED_SECONDS), (new, 60.0), (other, 1e9), (elsewhere, 1e9)):
         folder.mkdir(parents=True)
@@ -137,10 +143,10 @@ def test_what_killed_processes_left_is_swept_after_a_day(workspace: Workspace) -
 
 
 def test_one_run_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.runs.supervisor.gpu_count", lambda: 0)
+    monkeypatch.setattr("sharpeye.runs.supervisor.gpu_count", lambda: 0)
     assert free_device("auto", set()) == "auto"
     assert free_device("cpu", {"auto"}) is None
-    monkeypatch.setattr("engine.runs.supervisor.gpu_count", lambda: 2)
+    monkeypatch.setattr("sharpeye.runs.supervisor.gpu_count", lambda: 2)
     assert free_device("auto", {"cuda:0"}) == "cuda:1"
     assert free_device("auto", {"cuda:0", "cuda:1"}) is None
     assert free_device("cuda", {"cuda:0"}) is None

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.config import RunConfig
-from engine.runs import store
-from engine.runs.worker import is_disk_full, sentence
-from engine.runs.workspace import Workspace, open_workspace
+from sharpeye.config import RunConfig
+from sharpeye.runs import store
+from sharpeye.runs.worker import is_disk_full, sentence
+from sharpeye.runs.workspace import Workspace, open_workspace
 from tests.engine.runs.watching import finished, kill_all, kill_and_resume, store_row, submit, wait_for
 
 
@@ -30,10 +30,12 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
 @pytest.fixture
 def config(make_folder: Callable[..., Path]) -> RunConfig:
     train, check = make_folder("train", 20, wrong=3, seed=1), make_folder("check", 8, seed=2)
-    return RunConfig(str(train), str(check), ("fvm", "val_loss"), budget="fast")
+    return RunConfig.of(str(train), validation=str(check), methods=("fvm", "val_loss"), budget="fast")
 
 
-def test_killed_runs_resume_to_the_same_scores(workspace: Workspace, config: RunConfig, tmp_path: Path) -> None:
+def test_killed_runs_resume_to_the_same_scores(
+    workspace: Workspace, config: RunConfig, tmp_path: Path
+) -> None:
     started = time.monotonic()
     expected = finished(workspace, submit(workspace, config))
     length = time.monotonic() - started
@@ -42,7 +44,10 @@ def test_killed_runs_resume_to_the_same_scores(workspace: Workspace, config: Run
 
 
 def test_queue_cancel_and_status(workspace: Workspace, config: RunConfig) -> None:
-    first, second = submit(workspace, replace(config, budget="thorough")), submit(workspace, replace(config, seed=1))
+    first, second = (
+        submit(workspace, replace(config, budget="thorough")),
+        submit(workspace, replace(config, seed=1)),
+    )
     wait_for(workspace, first, ("running",))
     with store.store(workspace) as connection:
         while store.get_run(connection, first).progress is None:
@@ -57,12 +62,12 @@ def test_queue_cancel_and_status(workspace: Workspace, config: RunConfig) -> Non
     assert (row.started or 0) >= (store_row(workspace, first).finished or 0) - 0.1
     assert finished(workspace, second)["rank"].max() == 60
     lines = [json.loads(line) for line in workspace.run(second).events.read_text().splitlines()]
-    assert {"pretrain", "curvature", "score (flat)"} <= {line.get("stage") for line in lines}
+    assert {"pretrain", "curvature (flat)", "score (flat)"} <= {line.get("stage") for line in lines}
 
 
 def test_a_changed_dataset_is_noticed(workspace: Workspace, config: RunConfig) -> None:
     run = submit(workspace, config)
-    image = next(Path(config.train).rglob("*.png"))
+    image = next(Path(str(config.data.train)).rglob("*.png"))
     os.utime(image, ns=(1, 1))
     row = wait_for(workspace, run, store.FINISHED)
     assert row.state == "failed"
@@ -115,13 +120,15 @@ def test_sentences_say_what_to_do(tmp_path: Path) -> None:
     assert "make room" in sentence(full, workspace)
     assert "nvidia-smi" in sentence(RuntimeError("CUDA error: device lost"), workspace)
     assert "smaller" in sentence(MemoryError(), workspace)
-    refused = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to ...")
+    refused = RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to ..."
+    )
     assert "smaller" in sentence(refused, workspace)
     assert sentence(KeyError("x"), workspace).startswith("Unexpected KeyError")
 
 
 def test_out_of_memory_halves_the_batch() -> None:
-    from engine.runs.stage import with_smaller_batches
+    from sharpeye.runs.context import with_smaller_batches
 
     tried: list[int] = []
     notes: list[str] = []
@@ -140,7 +147,7 @@ def test_out_of_memory_halves_the_batch() -> None:
 
 
 def test_the_supervisor_goes_home_when_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.runs import supervisor
+    from sharpeye.runs import supervisor
 
     monkeypatch.setattr(supervisor, "IDLE_SECONDS", 0.3)
     started = time.monotonic()
@@ -149,7 +156,16 @@ def test_the_supervisor_goes_home_when_idle(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_interrupting_the_client_leaves_the_run_alone(workspace: Workspace, config: RunConfig) -> None:
-    command = [sys.executable, "-m", "engine.cli", "run", "--train", config.train, "--validation", str(config.validation)]
+    command = [
+        sys.executable,
+        "-m",
+        "sharpeye.commands.cli",
+        "run",
+        "--train",
+        str(config.data.train),
+        "--validation",
+        str(config.data.validation),
+    ]
     client = subprocess.Popen(
         [*command, "--budget", "fast", "--method", "fvm", "--workspace", str(workspace.root)],
         stderr=subprocess.PIPE,

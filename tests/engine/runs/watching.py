@@ -10,12 +10,12 @@ import pandas as pd
 import psutil
 import pytest
 
-from engine.config import RunConfig
-from engine.runs import store
-from engine.runs.decisions import Decision, current_decisions, decide
-from engine.runs.submission import submit_run
-from engine.runs.supervisor import ensure_supervisor
-from engine.runs.workspace import Workspace, open_workspace
+from sharpeye.config import RunConfig
+from sharpeye.runs import store
+from sharpeye.runs.decisions import Decision, current_decisions, decide
+from sharpeye.runs.submission import submit_run
+from sharpeye.runs.supervisor import ensure_supervisor
+from sharpeye.runs.workspace import Workspace, open_workspace
 
 
 def wait_for(workspace: Workspace, run: str, states: tuple[str, ...], seconds: float = 240) -> store.RunRow:
@@ -46,7 +46,7 @@ def processes_of(workspace: Workspace) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if str(workspace.root) in command and any(part.startswith("engine.runs.") for part in command):
+        if str(workspace.root) in command and any(part.startswith("sharpeye.runs.") for part in command):
             found.append(process)
     return found
 
@@ -59,7 +59,10 @@ def kill_all(workspace: Workspace) -> None:
 
 
 def kill_and_resume(config: RunConfig, folder: Path, expected: pd.DataFrame, delay: float) -> str:
-    """Submit, kill -9 everything after a delay, resume; the stage it was killed in. Checks scores and decisions."""
+    """Submit, kill -9 everything after a delay, resume; the stage it was killed in.
+
+    Checks scores and decisions.
+    """
     workspace = open_workspace(str(folder))
     run = submit(workspace, config)
     ensure_supervisor(workspace)

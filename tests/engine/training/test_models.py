@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.errors import InputError
-from engine.training.models import TORCHVISION_BACKBONES, build_model, small_network, whiten
+from sharpeye.errors import InputError
+from sharpeye.training.models import TORCHVISION_BACKBONES, build_model, small_network, whiten
 
 
 @pytest.mark.parametrize("size", [16, 28, 32, 64])

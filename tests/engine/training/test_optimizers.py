@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor, nn
 
-from engine.training.optimizers import filter_noise, lpf_gradient, sam_gradient
+from sharpeye.training.optimizers import filter_noise, lpf_gradient, sam_gradient
 
 
 def quadratic() -> tuple[nn.Linear, Tensor]:
@@ -26,16 +26,19 @@ def test_lpf_takes_the_gradient_at_the_perturbed_point() -> None:
     start = model.weight.detach().clone()
     noise = filter_noise(model.weight, 0.5, torch.Generator().manual_seed(3))
     lpf_gradient(
-        [model.weight], lambda: (model.weight @ hessian @ model.weight.T).sum() / 2, 0.5, torch.Generator().manual_seed(3)
+        [model.weight],
+        lambda: (model.weight @ hessian @ model.weight.T).sum() / 2,
+        0.5,
+        torch.Generator().manual_seed(3),
     )
     torch.testing.assert_close(model.weight.grad, (start + noise) @ hessian)
     assert torch.equal(model.weight, start)
 
 
 def test_noise_is_relative_to_each_filter() -> None:
-    weight = torch.randn(4, 64, 5, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1, 10, 100]).view(
-        4, 1, 1, 1
-    )
+    weight = torch.randn(4, 64, 5, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [0.1, 1, 10, 100]
+    ).view(4, 1, 1, 1)
     noise = filter_noise(weight, 0.25, torch.Generator().manual_seed(1))
     ratio = noise.flatten(1).norm(dim=1) / weight.flatten(1).norm(dim=1)
     torch.testing.assert_close(ratio, torch.full((4,), 0.25), rtol=0.05, atol=0)
@@ -46,7 +49,10 @@ def test_second_pass_of_sam_leaves_batch_norm_statistics() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     plain = nn.Sequential(
-        *[type(m)(4, 4 if i == 0 else 1) if isinstance(m, nn.Linear) else nn.BatchNorm1d(4) for i, m in enumerate(model)]
+        *[
+            type(m)(4, 4 if i == 0 else 1) if isinstance(m, nn.Linear) else nn.BatchNorm1d(4)
+            for i, m in enumerate(model)
+        ]
     )
     plain.load_state_dict(model.state_dict())
     plain(images)

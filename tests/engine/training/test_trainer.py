@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from engine.data.dataset import JoinedImages
-from engine.progress import Progress
-from engine.training.batches import SoftLabels, augment, normalize, read_batches
-from engine.training.models import Classifier, small_network
-from engine.training.trainer import TrainingPlan, load_snapshot, one_cycle, snapshots, train
+from sharpeye.data.dataset import JoinedImages
+from sharpeye.progress import Progress
+from sharpeye.training.batches import SoftLabels, augment, normalize, read_batches
+from sharpeye.training.models import Classifier, small_network
+from sharpeye.training.trainer import TrainingPlan, load_snapshot, one_cycle, snapshots, train
 from tests.conftest import blob
 
 CPU = torch.device("cpu")
@@ -42,7 +42,9 @@ def trained(
             raise PowerCut
 
     plan = TrainingPlan(epochs, optimizer=optimizer, batch_size=16)
-    train(model, IMAGES, LABELS, plan, stage="test", seed=5, device=device, checkpoint=checkpoint, report=report)
+    train(
+        model, IMAGES, LABELS, plan, stage="test", seed=5, device=device, checkpoint=checkpoint, report=report
+    )
     return model
 
 
@@ -79,7 +81,17 @@ def test_certain_beliefs_train_as_labels_do(tmp_path: Path) -> None:
     beliefs = SoftLabels(classes, np.tile([0.25, 0.75, 0.0], (len(LABELS), 1)), 3)
     soft, images = network(), JoinedImages(IMAGES[:20], IMAGES[20:])
     plan = TrainingPlan(4, batch_size=16)
-    train(soft, images, beliefs, plan, stage="test", seed=5, device=CPU, checkpoint=tmp_path / "soft", report=lambda step: None)
+    train(
+        soft,
+        images,
+        beliefs,
+        plan,
+        stage="test",
+        seed=5,
+        device=CPU,
+        checkpoint=tmp_path / "soft",
+        report=lambda step: None,
+    )
     for one, other in zip(hard.state_dict().values(), soft.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -102,7 +114,9 @@ def test_batches_hold_every_row_once_in_order() -> None:
     rows = np.array([5, 3, 40, 7, 1])
     parts = list(read_batches(IMAGES, rows, 2, CPU))
     assert np.concatenate([part for part, _ in parts]).tolist() == rows.tolist()
-    torch.testing.assert_close(torch.cat([batch for _, batch in parts]), normalize(torch.from_numpy(IMAGES[rows])))
+    torch.testing.assert_close(
+        torch.cat([batch for _, batch in parts]), normalize(torch.from_numpy(IMAGES[rows]))
+    )
 
 
 def test_augmentation_shifts_whole_images() -> None:
@@ -119,12 +133,22 @@ def test_snapshots_are_kept_along_the_way(tmp_path: Path) -> None:
     plan = TrainingPlan(epochs=7, batch_size=16, learning_rate=0.1, snapshots=3)
     model = network()
     train(
-        model, IMAGES, LABELS, plan, stage="t", seed=0, device=CPU, checkpoint=tmp_path / "c.safetensors", report=lambda p: None
+        model,
+        IMAGES,
+        LABELS,
+        plan,
+        stage="t",
+        seed=0,
+        device=CPU,
+        checkpoint=tmp_path / "c.safetensors",
+        report=lambda p: None,
     )
     kept = snapshots(plan, len(LABELS), tmp_path / "c.safetensors")
     assert [snapshot.epoch for snapshot in kept] == [1, 4, 7]
     rates = [0.1 * one_cycle(step / 21) for step in range(21)]
-    np.testing.assert_allclose([s.step_size for s in kept], [sum(rates[:3]), sum(rates[3:12]), sum(rates[12:])])
+    np.testing.assert_allclose(
+        [s.step_size for s in kept], [sum(rates[:3]), sum(rates[3:12]), sum(rates[12:])]
+    )
     last = load_snapshot(network(), kept[-1], CPU)
     assert all(torch.equal(value, last.state_dict()[key]) for key, value in model.state_dict().items())
     first = load_snapshot(network(), kept[0], CPU)

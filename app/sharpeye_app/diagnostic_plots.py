@@ -1,0 +1,350 @@
+"""The plots of the Diagnostics and Compare pages; each takes plain tables and returns a plotly figure."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sharpeye.influence.estimates import Estimate, Reliability
+from sharpeye.runs.lesson import Checkpoint, Histogram, Lesson, RiskSlice
+from sharpeye_app.data_plots import COLOURS, MARGIN, class_axis
+
+METHOD_NAMES = {
+    "influence": "influence at θ (new)",
+    "val_loss": "loss at θ (baseline)",
+    "lissa": "LiSSA",
+    "tracin": "TracIn",
+    "datainf": "DataInf",
+    "gex": "GEX",
+}
+METHOD_COLOURS = dict(zip(METHOD_NAMES, COLOURS, strict=False))
+PHASES = {
+    "pretrain": "training on the given labels",
+    "erm": "plain training on the validation split",
+    "flat": "flat training on it",
+}
+SYMBOLS = {"pretrain": "circle", "erm": "x", "flat": "diamond"}
+MEASURES = {
+    "accuracy": "validation accuracy",
+    "loss": "validation loss",
+    "sharpness": "sharpness R^γ − R",
+    "noisy sharpness": "sharpness under noise",
+    "top eigenvalue": "largest Hessian eigenvalue",
+    "trace": "Hessian trace",
+    "gradient": "length of the validation gradient",
+}
+LOGARITHMIC = ("sharpness", "noisy sharpness", "top eigenvalue", "trace", "loss", "gradient")
+CAPTION = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """Trajectory rows as one row a checkpoint, in the order of training: phase, epoch and every measure."""
+    rows = table[table["figure"] == "trajectory"]
+    result = rows.pivot_table(index=["phase", "epoch"], columns="name", values="value").reset_index()
+    return result.sort_values(
+        ["phase", "epoch"], key=lambda c: c.map(list(PHASES).index) if c.name == "phase" else c
+    )
+
+
+def methods_in(checkpoints: pd.DataFrame) -> list[str]:
+    """Methods whose AUC was measured."""
+    return [name for name in METHOD_NAMES if f"auc {name}" in checkpoints]
+
+
+def against_measure(checkpoints: pd.DataFrame, measure: str) -> go.Figure:
+    """Figure 2: each method's AUC over the checkpoints, against accuracy, loss or sharpness."""
+    figure = go.Figure()
+    for method in methods_in(checkpoints):
+        for phase, rows in checkpoints.groupby("phase", sort=False):
+            figure.add_scatter(
+                x=rows[measure],
+                y=rows[f"auc {method}"],
+                mode="lines+markers",
+                name=METHOD_NAMES[method],
+                legendgroup=method,
+                showlegend=phase == checkpoints["phase"].iloc[0],
+                line={"color": METHOD_COLOURS[method], "width": 1},
+                marker={"symbol": SYMBOLS[str(phase)], "size": 9},
+                customdata=rows[["epoch"]].assign(phase=PHASES[str(phase)]).to_numpy(),
+                hovertemplate="%{customdata[1]}, epoch %{customdata[0]}: %{x:.3g}, AUC %{y:.3f}<extra>"
+                + METHOD_NAMES[method]
+                + "</extra>",
+            )
+    figure.update_xaxes(title=MEASURES[measure], type="log" if measure in LOGARITHMIC else "linear")
+    figure.update_yaxes(title="detection AUC")
+    return figure.update_layout(height=440, margin={**MARGIN, "t": 60}, legend=CAPTION)
+
+
+def along_flat_training(checkpoints: pd.DataFrame) -> go.Figure:
+    """Figure 3a: AUC while training on the validation split goes on, from the network trained on the given
+    labels at epoch 0."""
+    start = checkpoints[checkpoints["phase"] == "pretrain"].tail(1).assign(epoch=0)
+    rows = pd.concat([start, checkpoints[checkpoints["phase"] == "flat"]])
+    figure = make_subplots(specs=[[{"secondary_y": True}]])
+    for method in methods_in(rows):
+        if rows[f"auc {method}"].notna().sum() > 1:
+            figure.add_scatter(
+                x=rows["epoch"],
+                y=rows[f"auc {method}"],
+                mode="lines+markers",
+                name=METHOD_NAMES[method],
+                line={"color": METHOD_COLOURS[method]},
+            )
+    _add_gradient(figure, rows["epoch"], rows["gradient"], "validation gradient (right)")
+    figure.update_xaxes(title="epoch of flat training on the validation split")
+    return figure.update_layout(height=420, margin={**MARGIN, "t": 60}, legend=CAPTION)
+
+
+def _add_gradient(figure: go.Figure, epochs: Iterable[float], lengths: Iterable[float], name: str) -> None:
+    """The length of the gradient on a second axis, beside AUCs on the first."""
+    figure.add_scatter(
+        x=epochs,
+        y=lengths,
+        mode="lines",
+        name=name,
+        secondary_y=True,
+        line={"color": "#8b949e", "dash": "dot"},
+    )
+    figure.update_yaxes(title="detection AUC", secondary_y=False)
+    figure.update_yaxes(title="gradient length", rangemode="tozero", showgrid=False, secondary_y=True)
+
+
+def distributions(table: pd.DataFrame, name: str) -> go.Figure:
+    """Figure 3b: how influence is distributed among right and wrong labels, at every checkpoint of flat
+    training."""
+    rows = table[(table["figure"] == "distribution") & table["name"].str.startswith(f"{name} ")]
+    start = rows[rows["phase"] == "pretrain"]
+    rows = pd.concat(
+        [start[start["epoch"] == start["epoch"].max()].assign(epoch=0), rows[rows["phase"] == "flat"]]
+    )
+    epochs = sorted(rows["epoch"].unique())
+    titles = [f"epoch {epoch}" if epoch else "before" for epoch in epochs]
+    figure = make_subplots(
+        rows=1, cols=max(len(epochs), 1), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.02
+    )
+    for column, epoch in enumerate(epochs, 1):
+        for kind, colour in (("right", "#0f8a7e"), ("wrong", "#d1343a")):
+            some = rows[(rows["epoch"] == epoch) & (rows["name"] == f"{name} {kind}")]
+            figure.add_scatter(
+                x=some["x"],
+                y=some["value"],
+                mode="lines",
+                fill="tozeroy",
+                line={"color": colour, "shape": "hvh"},
+                name=f"{kind} labels",
+                legendgroup=kind,
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(title="log₁₀ influence" if name == "influence" else "influence / mean size")
+    return figure.update_layout(height=320, margin={**MARGIN, "t": 60}, legend={**CAPTION, "y": 1.12})
+
+
+def error_bound(checkpoints: pd.DataFrame) -> go.Figure:
+    """The bound of Theorem 3.2 beside the share of wrong signs that is observed, checkpoint by checkpoint."""
+    places = [
+        f"{phase} {epoch}" for phase, epoch in zip(checkpoints["phase"], checkpoints["epoch"], strict=True)
+    ]
+    figure = go.Figure()
+    for column, title, colour in (
+        ("error bound", "bound exp(−2μ²/R²)", "#5b6ee1"),
+        ("sign error", "observed share of wrong signs", "#d9622b"),
+    ):
+        figure.add_scatter(
+            x=places, y=checkpoints[column], mode="lines+markers", name=title, line={"color": colour}
+        )
+    figure.update_yaxes(title="P(wrong sign)", range=[0, 1.02])
+    return figure.update_layout(height=320, margin={**MARGIN, "t": 40}, legend=CAPTION)
+
+
+def landscapes(table: pd.DataFrame) -> go.Figure:
+    """The validation risk around the plain and around the flat minimum, on one scale."""
+    rows = table[table["figure"] == "landscape"]
+    phases = [phase for phase in ("erm", "flat") if (rows["phase"] == phase).any()]
+    titles = {"erm": "plain minimum", "flat": "flat minimum"}
+    figure = make_subplots(
+        rows=1, cols=max(len(phases), 1), subplot_titles=[titles[p] for p in phases], horizontal_spacing=0.08
+    )
+    values = np.log10(rows["value"].clip(lower=1e-4))
+    for column, phase in enumerate(phases, 1):
+        grid = rows[rows["phase"] == phase].pivot_table(index="y", columns="x", values="value")
+        figure.add_contour(
+            x=grid.columns,
+            y=grid.index,
+            z=np.log10(grid.clip(lower=1e-4)),
+            zmin=values.min(),
+            zmax=values.max(),
+            colorscale="Viridis",
+            contours={
+                "start": values.min(),
+                "end": values.max(),
+                "size": max((values.max() - values.min()) / 16, 1e-3),
+            },
+            colorbar={"title": "log₁₀ R", "thickness": 12},
+            showscale=column == len(phases),
+            row=1,
+            col=column,
+            hovertemplate="log₁₀ risk %{z:.2f}<extra></extra>",
+        )
+    return figure.update_layout(height=400, margin={**MARGIN, "t": 40})
+
+
+def rank_correlation(scores: pd.DataFrame) -> go.Figure:
+    """Spearman's correlation between the methods' rankings."""
+    table = scores.rank().corr()
+    figure = go.Figure(
+        go.Heatmap(
+            z=table,
+            x=table.columns,
+            y=table.index,
+            zmin=-1,
+            zmax=1,
+            colorscale="RdBu",
+            text=table.round(2),
+            texttemplate="%{text}",
+            hovertemplate="%{y} and %{x}: %{z:.3f}<extra></extra>",
+            colorbar={"thickness": 12},
+        )
+    )
+    figure.update_yaxes(autorange="reversed")
+    return figure.update_layout(height=max(320, 36 * len(table) + 120), margin=MARGIN)
+
+
+def precision_recall(methods: dict[str, Estimate]) -> go.Figure:
+    """Estimated precision against recall of every method."""
+    figure = go.Figure()
+    for number, (name, one) in enumerate(methods.items()):
+        figure.add_scatter(
+            x=one.recall,
+            y=one.precision,
+            mode="lines",
+            name=name,
+            line={"color": COLOURS[number % len(COLOURS)]},
+        )
+    figure.update_xaxes(title="share of the wrong labels found", range=[0, 1])
+    figure.update_yaxes(title="share of wrong ones among those looked at", range=[0, 1.02])
+    return figure.update_layout(height=300, margin={**MARGIN, "t": 40}, legend=CAPTION)
+
+
+def reliability(suggestions: Reliability) -> go.Figure:
+    """How often suggestions are right, against their confidence.
+
+    A marker's area is its share of the images.
+    """
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 1],
+        y=[0, 1],
+        mode="lines",
+        line={"color": "#8b949e", "dash": "dot"},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    figure.add_scatter(
+        x=suggestions.confidence,
+        y=suggestions.accuracy,
+        mode="lines+markers",
+        line={"color": "#0f8a7e"},
+        showlegend=False,
+        marker={"size": suggestions.share, "sizemode": "area", "sizeref": 1 / 30**2, "sizemin": 4},
+        customdata=suggestions.share,
+        hovertemplate="sure to %{x:.0%}: %{y:.0%} are right; %{customdata:.1%} of the images<extra></extra>",
+    )
+    figure.update_xaxes(title="confidence of a suggestion", range=[0, 1.02])
+    figure.update_yaxes(title="share of right ones", range=[0, 1.08])
+    return figure.update_layout(height=300, margin=MARGIN)
+
+
+def pulls(classes: Sequence[str], scores: Sequence[float], given: int) -> go.Figure:
+    """How hard each label would pull at an image."""
+    lowest = int(np.argmin(scores))
+    colours = [
+        "#0f8a7e" if c == lowest else "#d1343a" if c == given else "#8b949e" for c in range(len(classes))
+    ]
+    figure = go.Figure(
+        go.Bar(
+            x=list(range(len(classes))),
+            y=scores,
+            marker_color=colours,
+            hovertemplate="%{y:.3g}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(**class_axis(classes))
+    figure.update_yaxes(title="influence")
+    return figure.update_layout(height=240, margin=MARGIN)
+
+
+def slices(risks: dict[str, RiskSlice]) -> go.Figure:
+    """The validation risk along one direction through each minimum."""
+    figure = go.Figure()
+    for (name, one), colour in zip(risks.items(), ("#d9622b", "#0f8a7e"), strict=True):
+        figure.add_scatter(x=one.x, y=one.risk, mode="lines+markers", name=name, line={"color": colour})
+    figure.update_xaxes(title="step along a random direction, in filter lengths")
+    figure.update_yaxes(title="validation risk", rangemode="tozero")
+    return figure.update_layout(height=340, margin={**MARGIN, "t": 40}, legend=CAPTION)
+
+
+def hills(histogram: Histogram) -> go.Figure:
+    """Influence of right and of wrong labels."""
+    figure = go.Figure()
+    for kind, colour in (("right", "#0f8a7e"), ("wrong", "#d1343a")):
+        figure.add_scatter(
+            x=histogram.x,
+            y=getattr(histogram, kind),
+            mode="lines",
+            fill="tozeroy",
+            line={"color": colour, "shape": "hvh"},
+            name=f"{kind} labels",
+        )
+    figure.update_xaxes(title="log₁₀ influence")
+    figure.update_yaxes(title="share of images")
+    return figure.update_layout(height=280, margin={**MARGIN, "t": 40}, legend=CAPTION)
+
+
+def tried_so_far(plain: Lesson, tried: dict[tuple[str, float], Lesson]) -> go.Figure:
+    """Sharpness against AUC for every strength that was tried."""
+    end = plain.checkpoints[-1]
+    figure = go.Figure(
+        go.Scatter(
+            x=[end.sharpness],
+            y=[end.new],
+            mode="markers",
+            name="plain",
+            marker={"symbol": "x", "size": 11, "color": "#8b949e"},
+        )
+    )
+    for name, colour in (("lpf-sgd", "#0f8a7e"), ("sam", "#5b6ee1")):
+        some = [
+            (strength, lesson.checkpoints[-1])
+            for (optimizer, strength), lesson in tried.items()
+            if optimizer == name
+        ]
+        figure.add_scatter(
+            x=[last.sharpness for _, last in some],
+            y=[last.new for _, last in some],
+            mode="lines+markers+text",
+            name=name,
+            text=[f"{strength:g}" for strength, _ in some],
+            textposition="top center",
+            marker={"size": 10, "color": colour},
+        )
+    figure.update_xaxes(title="sharpness under noise")
+    figure.update_yaxes(title="detection AUC")
+    return figure.update_layout(height=300, margin={**MARGIN, "t": 40}, legend=CAPTION)
+
+
+def fading(checkpoints: Sequence[Checkpoint]) -> go.Figure:
+    """AUC of both kinds of influence, and the mean gradient, along the way to the minimum."""
+    epochs = [one.epoch for one in checkpoints]
+    figure = make_subplots(specs=[[{"secondary_y": True}]])
+    for values, title, colour in (
+        ([one.new for one in checkpoints], "new influence", "#0f8a7e"),
+        ([one.classical for one in checkpoints], "classical influence", "#d9622b"),
+    ):
+        figure.add_scatter(x=epochs, y=values, mode="lines+markers", name=title, line={"color": colour})
+    _add_gradient(figure, epochs, [one.gradient for one in checkpoints], "mean validation gradient (right)")
+    figure.update_xaxes(title="epoch on the clean images")
+    return figure.update_layout(height=360, margin={**MARGIN, "t": 40}, legend=CAPTION)

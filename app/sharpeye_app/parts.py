@@ -1,0 +1,78 @@
+"""Pieces that several pages share."""
+
+import json
+import re
+
+import streamlit as st
+
+from sharpeye.config import digest
+from sharpeye.errors import InputError
+from sharpeye.files import replacing
+from sharpeye.runs.review import Review
+from sharpeye_app.readers import review, reviewable_runs
+
+
+def plain(text: str) -> str:
+    """Text for Streamlit's labels and messages, with nothing in it taken for Markdown."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:])", r"\\\1", text)
+
+
+def address(**values: str) -> None:
+    """Write values into the page's address.
+
+    Only where they differ, since every write is a step of the Back button.
+    """
+    for name, value in values.items():
+        if st.query_params.get(name) != value:
+            st.query_params[name] = value
+
+
+def chosen_review() -> Review:
+    """Let the user choose a run that has scores; the page ends here, with what to do, where there is none."""
+    runs = reviewable_runs()
+    if not runs:
+        st.info(
+            "No run has scores yet. Start one on the Run page; its suspects appear here as soon as they are "
+            "scored."
+        )
+        st.page_link("views/run.py", label="Go to Run", icon=":material/play_circle:")
+        st.stop()
+    titles = {row.id: row.title for row in runs}
+    # The run is kept while the user goes from page to page, and in the address, so that a link brings it
+    # back.
+    asked = st.query_params.get("run") or st.session_state.get("chosen_run")
+    known = [run for run in titles if asked and run.startswith(asked)]
+    if "run" in st.query_params and not known:
+        st.error(
+            f"This link leads to run {plain(str(asked))}, which is not here, was deleted, or has no scores "
+            "yet."
+        )
+        if st.button("Show the latest run instead"):
+            st.query_params.clear()
+            st.session_state.pop("chosen_run", None)
+            st.rerun()
+        st.stop()
+    run = st.selectbox(
+        "Run",
+        list(titles),
+        index=list(titles).index(known[0]) if known else 0,
+        format_func=titles.__getitem__,
+        label_visibility="collapsed",
+    )
+    address(run=run)
+    st.session_state["chosen_run"] = run
+    try:
+        return review(run)
+    except InputError as error:
+        st.error(plain(str(error)))
+        st.stop()
+
+
+def keep_selection(review: Review, rows: list[int]) -> str:
+    """Write chosen rows beside the run, so that the address of the review restores them; their key."""
+    key = digest(rows)
+    path = review.folder.selection(key)
+    if not path.exists():
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(rows))
+    return key

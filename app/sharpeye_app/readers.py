@@ -1,0 +1,32 @@
+"""What the pages read of the workspace that this app was started on. Never torch."""
+
+import os
+from functools import lru_cache
+
+from sharpeye.runs.review import Review, open_review
+from sharpeye.runs.store import RunRow, list_runs, store
+from sharpeye.runs.workspace import Workspace, open_workspace
+
+WORKSPACE_VARIABLE = "SHARPEYE_WORKSPACE"
+
+
+@lru_cache(maxsize=1)
+def workspace() -> Workspace:
+    """The workspace that this app was started on."""
+    return open_workspace(os.environ[WORKSPACE_VARIABLE])
+
+
+def all_runs() -> list[RunRow]:
+    """Every run, the latest first."""
+    with store(workspace()) as connection:
+        return list_runs(connection)[::-1]
+
+
+def reviewable_runs() -> list[RunRow]:
+    """Runs that have scores, the latest first; some may still be drawing their map."""
+    return [row for row in all_runs() if workspace().run(row.id).result.exists()]
+
+
+def review(run: str) -> Review:
+    """A run's scores with the decisions as they stand; raises InputError as `open_review` does."""
+    return open_review(workspace(), run)

@@ -1,0 +1,85 @@
+"""The app's server: Streamlit's pages, with images and decisions beside them over plain HTTP."""
+
+import os
+import socket
+from pathlib import Path
+
+import click
+import streamlit as st
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+import sharpeye_app.data_plots  # noqa: F401 - plotly is imported before the first page waits for it
+from sharpeye.errors import InputError
+from sharpeye.runs.supervisor import ensure_supervisor
+from sharpeye.runs.workspace import open_workspace
+from sharpeye_app.readers import WORKSPACE_VARIABLE
+from sharpeye_app.routes import ROUTES
+
+FIRST_PORT = 8501
+PORTS_TRIED = 50
+EVERYWHERE = ("0.0.0.0", "::")
+
+
+def serve(workspace: str, host: str, port: int | None, browser: bool) -> None:
+    """Serve the app until interrupted.
+
+    Args:
+        workspace: folder of the workspace.
+        host: address to listen on.
+        port: None takes the first free one from FIRST_PORT on.
+        browser: whether to open one.
+
+    Raises:
+        InputError: the workspace cannot be used, or the port is taken.
+    """
+    folder = open_workspace(workspace)
+    ensure_supervisor(folder)
+    os.environ[WORKSPACE_VARIABLE] = str(folder.root)
+    chosen = free_port(host, port)
+    shown = "127.0.0.1" if host in EVERYWHERE else host
+    click.echo(f"Sharpeye is at http://{shown}:{chosen} (Ctrl-C ends the app; runs go on)", err=True)
+    # A page elsewhere must not reach the app through a name that it lets resolve to this machine.
+    hosts = ["*"] if host in EVERYWHERE else ["127.0.0.1", "localhost", host]
+    app = st.App(
+        Path(__file__).with_name("main.py"),
+        routes=ROUTES,
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+    )
+    app.run(
+        config={**SETTINGS, "server.address": host, "server.port": chosen, "server.headless": not browser}
+    )
+
+
+def free_port(host: str, port: int | None) -> int:
+    """The port asked for, or the first free one from FIRST_PORT on.
+
+    Raises:
+        InputError: none is free.
+    """
+    tried = range(FIRST_PORT, FIRST_PORT + PORTS_TRIED) if port is None else [port]
+    for candidate in tried:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError:
+                continue
+            return candidate
+    raise InputError(
+        f"--port {tried[0]}: cannot be listened on at {host} (taken?); choose another, or leave --port out"
+    )
+
+
+SETTINGS = {
+    "browser.gatherUsageStats": False,
+    "server.fileWatcherType": "none",
+    "server.showEmailPrompt": False,
+    "client.toolbarMode": "minimal",
+    "logger.level": "warning",
+    # Under `theme` itself, a colour would make everybody's theme the light one.
+    "theme.light.primaryColor": "#0c7c72",
+    "theme.dark.primaryColor": "#2bb3a3",
+    "theme.light.baseRadius": "small",
+    "theme.dark.baseRadius": "small",
+}

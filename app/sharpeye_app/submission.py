@@ -1,0 +1,24 @@
+"""Starting runs from pages; nothing is computed in the app."""
+
+import subprocess
+
+from sharpeye.config import RunConfig
+from sharpeye.errors import InputError
+from sharpeye.processes import module_command
+from sharpeye.runs.supervisor import ensure_supervisor
+from sharpeye_app.readers import workspace
+
+
+def submit(config: RunConfig) -> str:
+    """Queue a run in a process of its own, since reading some sources needs torch; the run's id.
+
+    Raises:
+        InputError: whatever is wrong with the configuration.
+    """
+    command = module_command("sharpeye.runs.submission", str(workspace().root))
+    answer = subprocess.run(command, input=config.to_json(), capture_output=True, text=True, check=False)
+    if answer.returncode:
+        lines = answer.stderr.strip().splitlines()
+        raise InputError(lines[-1] if lines else "the run could not be submitted")
+    ensure_supervisor(workspace())
+    return answer.stdout.strip()

@@ -1,0 +1,294 @@
+"""Data: choose images, see what is in them, and find or make a clean validation split."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+import pandas as pd
+import streamlit as st
+
+from sharpeye.config import DEMO_METHODS, RunConfig, RunOptions, digest
+from sharpeye.files import replacing
+from sharpeye.runs.inspection import Inspection, inspections, read_inspection, start_inspection
+from sharpeye.specs import TrustedList
+from sharpeye_app import data_plots
+from sharpeye_app.parts import plain
+from sharpeye_app.pictures import picture_grid, picture_tag
+from sharpeye_app.readers import workspace
+
+SOURCES = {
+    "demo": "Demo",
+    "folder": "Folder of class folders",
+    "manifest": "CSV or Parquet manifest",
+    "parquet": "Parquet with image bytes",
+    "torchvision": "torchvision dataset",
+    "cifar-n": "CIFAR-10N / 100N",
+}
+EXPLAINED = {
+    "demo": "6,000 Fashion-MNIST images; a fifth of the labels are wrong, on purpose. 1,500 more are the "
+    "clean "
+    "validation split.",
+    "folder": "One folder a class, with its images in it: `photos/cat/1.jpg`. Or `train/` and `validation/` "
+    "folders of "
+    "these.",
+    "manifest": "A table with the columns `path` (relative to the file) and `label`; optionally `true_label` "
+    "and "
+    "`split`.",
+    "parquet": "Hugging Face's layout: an image column with bytes, and a label column; optionally "
+    "`true_label` and "
+    "`split`.",
+    "torchvision": "Any classification data set of torchvision by its class name, such as `CIFAR10`. "
+    "Downloaded where "
+    "possible.",
+    "cifar-n": "torchvision's CIFAR with the official file of human labels beside it.",
+}
+CHECKED = (
+    "Another source of clean images",
+    "A share of the training labels can be trusted",
+    "Its own split",
+    "None yet: help me make one",
+)
+CONFIRM_COLUMNS = 4
+STAGES = {"start": "Reading the source", "decode": "Reading images", "measure speed": "Measuring the speed"}
+
+
+def ask_source() -> RunConfig | None:
+    """The form of a source; a configuration when it is sent."""
+    kind = st.selectbox(
+        "Source", list(SOURCES), format_func=SOURCES.__getitem__, key="kind", bind="query-params"
+    )
+    st.caption(EXPLAINED[kind])
+    if kind == "demo":
+        demo = RunConfig.of("demo", validation="demo", methods=DEMO_METHODS)
+        return demo if st.button("Inspect", type="primary") else None
+    options = RunOptions()
+    if kind in ("torchvision", "cifar-n"):
+        choices = ("CIFAR10", "CIFAR100") if kind == "cifar-n" else None
+        name = (
+            st.selectbox("Dataset", choices) if choices else st.text_input("Dataset", placeholder="CIFAR10")
+        )
+        train = f"torchvision:{name.strip()}" if name else ""
+        root = st.text_input("Folder of torchvision's files", placeholder="~/.cache/torchvision")
+        options["torchvision_root"] = _typed(root)
+        if kind == "cifar-n":
+            human = st.text_input("File of human labels", placeholder="/data/CIFAR-10_human.pt")
+            options["human_labels"] = _typed(human)
+            usual = "worse_label" if name == "CIFAR10" else "noisy_label"
+            options["label_column"] = _typed(st.text_input("Which labels", usual))
+        validation, how = None, CHECKED[2]
+    else:
+        train = st.text_input(
+            "Training images",
+            placeholder="/data/photos"
+            if kind == "folder"
+            else f"/data/train.{'csv' if kind == 'manifest' else 'parquet'}",
+        )
+        if kind != "folder":
+            first, second = st.columns(2)
+            options["label_column"] = _typed(first.text_input("Label column", placeholder="label"))
+            true_labels = second.text_input(
+                "True label column", placeholder="none", help="Only to measure quality; no method reads it"
+            )
+            options["true_label_column"] = _typed(true_labels)
+        how = st.radio("Clean validation split", CHECKED)
+        validation = None
+        if how == CHECKED[0]:
+            validation = (
+                st.text_input(
+                    "Clean images",
+                    placeholder="/data/checked",
+                    help="Its labels are trusted. It should cover every class.",
+                )
+                or None
+            )
+        elif how == CHECKED[1]:
+            validation = f"share:{st.slider('Share to trust, in percent', 1, 50, 10) / 100:g}"
+        elif how == CHECKED[2]:
+            validation = "split"
+    limit = st.number_input("Use at most this many images", 1, None, None, placeholder="all")
+    if not st.button("Inspect", type="primary"):
+        return None
+    if not train.strip():
+        st.error("Say where the training images are.")
+        return None
+    if how == CHECKED[0] and validation is None:
+        st.error("Say where the clean images are, or choose another kind of validation split.")
+        return None
+    options["validation"] = _typed(validation)
+    options["limit"] = int(limit) if limit else None
+    return RunConfig.of(train.strip(), **options)
+
+
+def _typed(text: str | None) -> str | None:
+    return (text or "").strip() or None
+
+
+def show_inspection(key: str, config: RunConfig, inspection: Inspection) -> None:
+    """What a data set holds."""
+    training, validation, names = inspection.training, inspection.validation, inspection.class_names
+    facts = {
+        "training images": f"{training.images:,}",
+        "classes": f"{len(names):,}",
+        "validation images": f"{validation.images:,}" if validation else "none yet",
+        "left out": f"{sum(inspection.skipped.values()):,}",
+        "repeated images": f"{inspection.duplicates:,}",
+    }
+    for column, (title, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
+        column.metric(title, value)
+    for warning in inspection.warnings:
+        st.warning(plain(warning))
+    if inspection.contradictions:
+        st.warning(
+            f"Images that occur more than once with different labels: {inspection.contradictions:,}. "
+            "One of these labels is wrong."
+        )
+    if validation:
+        st.page_link(
+            "views/run.py",
+            label="Everything is there: go to Run",
+            icon=":material/play_circle:",
+            query_params={"data": key},
+        )
+    counts = {"training": training.counts} | ({"validation": validation.counts} if validation else {})
+    st.plotly_chart(data_plots.class_counts(names, counts), alt="Images per class", key="counts")
+    if inspection.skipped:
+        st.subheader("Left out, and why")
+        st.dataframe(pd.DataFrame(inspection.skipped.items(), columns=["reason", "rows"]), hide_index=True)
+        rows = workspace().inspection(key).skipped.read_bytes()
+        st.download_button("Every row, CSV", rows, "skipped.csv", on_click="ignore")
+    if not validation:
+        confirm_split(key, config, inspection)
+        return
+    st.subheader("Sample of the images")
+    label = st.selectbox("Class", list(training.sample), format_func=lambda number: names[number])
+    picture_grid(training.decoded, training.sample[label], f"Training image labelled {names[label]}")
+    st.caption("Above: training images with this label, some of them perhaps wrong. Below: trusted ones.")
+    picture_grid(validation.decoded, validation.sample.get(label, ()), f"Trusted {names[label]}")
+
+
+def confirm_split(key: str, config: RunConfig, inspection: Inspection) -> None:
+    """Show a sample of each class to confirm; what is confirmed becomes the validation split."""
+    names, training = inspection.class_names, inspection.training
+    folder = workspace().inspection(key)
+    path = folder.answers(training.decoded)
+    answers: dict[int, dict[int, str | None]] = {}
+    if path.exists():
+        answers = msgspec.json.decode(path.read_bytes(), type=dict[int, dict[int, str | None]])
+    st.subheader("No clean split yet: make one")
+    st.write(
+        "Sharpeye needs a few images of every class whose labels you have checked. Below is a sample, one "
+        "class at a "
+        "time. Correct a label that is wrong, or leave the image out where nobody could tell."
+    )
+    labels = list(training.sample)
+    left = [label for label in labels if label not in answers]
+    done = len(labels) - len(left)
+    st.progress(done / len(labels), text=f"{done} of {len(labels)} classes checked")
+    if left:
+        label = left[0]
+        with st.form(f"confirm-{label}"):
+            st.markdown(f"#### Are these all “{plain(names[label])}”?")
+            columns = st.columns(CONFIRM_COLUMNS)
+            chosen = {}
+            for number, row in enumerate(training.sample[label]):
+                with columns[number % CONFIRM_COLUMNS]:
+                    st.html(picture_tag(training.decoded, row, f"Image {number + 1} of the sample"))
+                    chosen[row] = st.selectbox(
+                        f"Label of image {number + 1}",
+                        [*names, None],
+                        index=label,
+                        key=f"{label}-{row}",
+                        label_visibility="collapsed",
+                        format_func=lambda name: "leave it out" if name is None else name,
+                    )
+            if st.form_submit_button("These labels are right now", type="primary"):
+                with replacing(path) as temporary:
+                    temporary.write_bytes(msgspec.json.encode(answers | {label: chosen}))
+                st.rerun()
+        return
+    table = pd.read_parquet(workspace().decoded / training.decoded / "table.parquet", columns=["id", "label"])
+    confirmed = [
+        (table["id"].iloc[row], names[table["label"].iloc[row]], name)
+        for chosen in answers.values()
+        for row, name in chosen.items()
+        if name is not None
+    ]
+    known = {label for _, _, label in confirmed}
+    missing = [
+        name for name, count in zip(names, training.counts, strict=True) if count and name not in known
+    ]
+    if missing:
+        st.warning(
+            "No confirmed image of "
+            f"{plain(', '.join(missing[:10]))}{' and others' if len(missing) > 10 else ''}: "
+            "without one, labels of that class cannot be judged, and its images are left out."
+        )
+    with st.container(horizontal=True):
+        ready = f"Use these {len(confirmed):,} images as the validation split"
+        if st.button(ready, type="primary", disabled=len(known) < 2):
+            listed = folder.confirmed(digest(confirmed))
+            with replacing(listed) as temporary:
+                pd.DataFrame(confirmed, columns=["id", "given_label", "label"]).to_csv(temporary, index=False)
+            data = replace(config.data, validation=TrustedList(str(listed)))
+            show(start_inspection(workspace(), replace(config, data=data)))
+        if st.button("Start over"):
+            path.unlink()
+            st.rerun()
+
+
+def show(key: str) -> None:
+    """Show the inspection of a data set here."""
+    st.query_params["inspection"] = key
+    st.rerun()
+
+
+def progress_of(key: str) -> Callable[[], None]:
+    """The report on a data set, as it comes."""
+    report = read_inspection(workspace(), key)
+    running = report is not None and report.state == "running"
+
+    @st.fragment(run_every=0.7 if running else None)
+    def show_report() -> None:
+        now = read_inspection(workspace(), key)
+        if now is None:
+            st.info("Nothing is known of this data set: inspect it again.")
+        elif now.state == "running":
+            counts = f": {now.done:,} of {now.total:,} images" if now.total else "…"
+            st.progress(now.done / max(now.total, 1), text=f"{STAGES.get(now.stage, now.stage)}{counts}")
+        elif running:
+            st.rerun()
+        elif now.result is None:
+            st.error(plain(now.message))
+        else:
+            config = RunConfig.from_json(workspace().inspection(key).config.read_text())
+            show_inspection(key, config, now.result)
+
+    return show_report
+
+
+left, right = st.columns([2, 5], gap="large")
+with left:
+    st.subheader("Choose images")
+    wanted = ask_source()
+    earlier = inspections(workspace())
+    if earlier:
+        st.subheader("Inspected before")
+    for one in earlier:
+        data = one.config.data
+        split = data.validation.title if data.validation else "no split given"
+        column = f" · {data.options.label_column}" if data.options.label_column else ""
+        mark = "✗ " if one.report.state == "failed" else ""
+        if st.button(plain(f"{mark}{data.train.title} · {split}{column}"), key=one.key, type="tertiary"):
+            st.query_params["inspection"] = one.key
+with right:
+    if wanted is not None:
+        show(start_inspection(workspace(), wanted))
+    shown = st.query_params.get("inspection") or (earlier[0].key if earlier else None)
+    if shown is None:
+        st.info(
+            "Choose a source at the left. Sharpeye then counts the classes, lists what cannot be read, and "
+            "finds images "
+            "that stand in training and validation alike. Nothing leaves this machine."
+        )
+    else:
+        progress_of(shown)()

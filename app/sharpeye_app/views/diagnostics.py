@@ -1,0 +1,186 @@
+"""Diagnostics: why influence works at a flat minimum, and when it does not, measured on one's own data."""
+
+from dataclasses import replace
+
+import pandas as pd
+import streamlit as st
+
+from sharpeye.errors import InputError
+from sharpeye.runs.review import Review
+from sharpeye.runs.store import get_run, store
+from sharpeye_app import data_plots, diagnostic_plots
+from sharpeye_app.parts import chosen_review, plain
+from sharpeye_app.readers import workspace
+from sharpeye_app.submission import submit
+
+
+@st.cache_data(max_entries=2)
+def figure_data(written: int, path: str) -> pd.DataFrame:
+    """The figures' table."""
+    return pd.read_parquet(path)
+
+
+def offer(review: Review) -> None:
+    """A run without figures: compute them."""
+    with store(workspace()) as connection:
+        row = get_run(connection, review.run)
+    config = row.run_config()
+    if config.figures:
+        left_out = row.state == "done"
+        st.info(
+            "The figures of this run "
+            f"{'were left out; its notes say why' if left_out else 'are not there yet'}."
+        )
+        st.page_link(
+            "views/run.py",
+            label="Go to the run",
+            icon=":material/play_circle:",
+            query_params={"run": review.run},
+        )
+        return
+    st.info(
+        "This run was computed without the figures. They take some minutes; training and scores are not "
+        "computed again."
+    )
+    if st.button("Compute the figures", type="primary", icon=":material/insights:"):
+        try:
+            st.switch_page("views/run.py", query_params={"run": submit(replace(config, figures=True))})
+        except InputError as error:
+            st.error(plain(str(error)))
+
+
+def from_to(rows: pd.DataFrame, column: str) -> str:
+    """First and last value of a measure, for people."""
+    return f"from {rows[column].iloc[0]:.3f} to {rows[column].iloc[-1]:.3f}"
+
+
+def show(table: pd.DataFrame) -> None:
+    """All figures, each with what to see in it."""
+    checkpoints = diagnostic_plots.wide(table)
+    flat, early = checkpoints[checkpoints["phase"] == "flat"], checkpoints[checkpoints["phase"] == "pretrain"]
+    st.subheader("Figure 2: influence, accuracy and sharpness over training")
+    measure = st.segmented_control(
+        "Against",
+        list(diagnostic_plots.MEASURES),
+        default="accuracy",
+        format_func=diagnostic_plots.MEASURES.__getitem__,
+        required=True,
+        key="measure",
+        bind="query-params",
+    )
+    st.plotly_chart(
+        diagnostic_plots.against_measure(checkpoints, measure or "accuracy"),
+        alt=f"AUC against {measure}",
+        key="figure2",
+    )
+    if len(early):
+        st.caption(
+            f"Circles: {diagnostic_plots.PHASES['pretrain']}; crosses: {diagnostic_plots.PHASES['erm']}; "
+            f"diamonds: {diagnostic_plots.PHASES['flat']}. While the "
+            f"network learns the given labels, its validation accuracy goes {from_to(early, 'accuracy')} and "
+            "the AUC of the new influence "
+            f"{from_to(early, 'auc influence')}; that of LiSSA {from_to(early, 'auc lissa')}."
+        )
+    st.subheader("Figure 3a: classical and new influence while flat training proceeds")
+    st.plotly_chart(
+        diagnostic_plots.along_flat_training(checkpoints), alt="AUC along flat training", key="figure3a"
+    )
+    shrinks = flat["gradient"].iloc[-1] < 0.5 * flat["gradient"].iloc[0]
+    st.caption(
+        f"In flat training on the validation split the new influence goes {from_to(flat, 'auc influence')}, "
+        f"LiSSA {from_to(flat, 'auc lissa')}, "
+        f"and the plain loss {from_to(flat, 'auc val_loss')}. Classical influence compares with the mean "
+        "validation gradient, which vanishes "
+        f"at a minimum, so that only its noise is left. Here its length goes {from_to(flat, 'gradient')}"
+        + (
+            "."
+            if shrinks
+            else ": with this budget, training stops before a minimum of the risk without augmentation."
+        )
+    )
+    st.subheader("Figure 3b: influence of right and of wrong labels")
+    kind = st.segmented_control(
+        "Influence",
+        ["influence", "lissa"],
+        default="influence",
+        format_func=diagnostic_plots.METHOD_NAMES.__getitem__,
+        required=True,
+        key="kind_of",
+    )
+    st.plotly_chart(
+        diagnostic_plots.distributions(table, kind or "influence"),
+        alt="Distributions of influence",
+        key="figure3b",
+    )
+    st.caption(
+        "The further the two hills are apart, the better a threshold separates wrong labels from right ones."
+    )
+    st.subheader("The loss landscape")
+    st.plotly_chart(diagnostic_plots.landscapes(table), alt="Risk around both minima", key="landscape")
+    plain_end, flat_end = (
+        checkpoints[checkpoints["phase"] == phase].iloc[-1].to_dict() for phase in ("erm", "flat")
+    )
+    st.caption(
+        "The validation risk in a slice of random directions, each filter as long as the network's own. "
+        "Sharpness R^γ − R is "
+        f"{plain_end['sharpness']:.3f} at the plain and {flat_end['sharpness']:.3f} at the flat minimum; "
+        "under noise "
+        f"{plain_end['noisy sharpness']:.3f} and {flat_end['noisy sharpness']:.3f}."
+    )
+    st.subheader("The error bound")
+    st.plotly_chart(
+        diagnostic_plots.error_bound(checkpoints), alt="Error bound and observed error", key="bound"
+    )
+    holds = (checkpoints["sign error"] <= checkpoints["error bound"]).all()
+    st.caption(
+        "Theorem 3.2 bounds the chance that first-order influence has the wrong sign by exp(−2μ²/R^γ(θ)²). "
+        "Here μ is the mean size of what "
+        "the validation risk really does when θ moves along an image's gradient, and R^γ the worst risk in "
+        "the same ball. "
+        + (
+            "The bound holds at every checkpoint, but it is loose."
+            if holds
+            else "The observed share exceeds the bound somewhere: it assumes more than holds here."
+        )
+    )
+    with st.expander("All numbers"):
+        st.dataframe(checkpoints, hide_index=True)
+        st.download_button(
+            "CSV",
+            checkpoints.to_csv(index=False),
+            "figures.csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+
+
+left, _ = st.columns([3, 4])
+with left:
+    review = chosen_review()
+noise = pd.read_parquet(review.folder.transition)
+st.subheader("Which classes turn into which")
+true, given = (
+    noise[column].cat.set_categories(review.classes).cat.codes.to_numpy()
+    for column in ("true_label", "given_label")
+)
+picture = data_plots.transition(review.classes, true, given, noise["probability"].to_numpy())
+st.plotly_chart(picture, alt="Estimated label noise", key="transition")
+low, high = review.result.expected_wrong_interval
+st.caption(
+    "How often an image of one class was given each other label, in percent: estimated from the given labels "
+    "and the network's predictions, "
+    f"without true labels. In all, about {review.result.expected_wrong:,.0f} ({low:,.0f}–{high:,.0f}) labels "
+    "seem to be wrong. The "
+    "lower end holds where errors strike at random within a class, the upper one where they strike the "
+    "pictures that the network doubts too."
+)
+path = review.folder.diagnostics
+if path.exists():
+    if review.truth is None:
+        st.info(
+            "There are no true labels: all this is measured on canaries, validation images with labels "
+            "flipped on purpose."
+        )
+    show(figure_data(path.stat().st_mtime_ns, str(path)))
+else:
+    offer(review)

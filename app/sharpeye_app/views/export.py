@@ -1,0 +1,96 @@
+"""Export: what the decisions change, and the files that leave the workspace."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from sharpeye.errors import InputError
+from sharpeye.runs.export import EXPORTED_FILES, ExportedFile, export, exported_content
+from sharpeye.runs.store import dataset_source, get_run, store
+from sharpeye_app import data_plots
+from sharpeye_app.parts import chosen_review, plain
+from sharpeye_app.readers import workspace
+
+
+def content_of(run: str, file: ExportedFile) -> bytes:
+    """Content of a download; made only when it is asked for."""
+    with store(workspace()) as connection:
+        return exported_content(connection, workspace(), get_run(connection, run), file)
+
+
+left, _ = st.columns([3, 4])
+with left:
+    review = chosen_review()
+decided = review.verdict > 0
+final = np.where(review.label >= 0, review.label, review.given)
+changed = final != review.given
+with st.container(horizontal=True):
+    st.metric("Images", f"{len(review):,}")
+    st.metric("Decided", f"{int(decided.sum()):,}")
+    st.metric("Labels that change", f"{int(changed.sum()):,}")
+    st.metric("Wrong labels expected among the rest", f"≈ {float(review.wrong[~decided].sum()):,.0f}")
+if not decided.any():
+    st.info("Nothing is decided yet, so every image keeps its label. Decide on some suspects first.")
+    st.page_link("views/review.py", label="Go to Review", icon=":material/grid_view:")
+if changed.any():
+    st.subheader("What changes")
+    before_after, table = st.columns([3, 2])
+    figure = data_plots.confusion(review.classes, review.given[changed], final[changed], "before", "after")
+    before_after.plotly_chart(figure, alt="Labels before and after", key="before_after")
+    rows = np.flatnonzero(changed)[:1000]
+    names = np.array(review.classes, dtype=object)
+    table.dataframe(
+        pd.DataFrame(
+            {"image": review.ids[rows], "before": names[review.given[rows]], "after": names[final[rows]]}
+        ),
+        hide_index=True,
+        height=figure.layout.height,
+    )
+st.subheader("Download")
+st.caption(
+    "Only decided changes are applied: an image nobody decided on keeps its label. Trusted images of the "
+    "same source are there too."
+)
+with st.container(horizontal=True):
+    for file in EXPORTED_FILES:
+        st.download_button(
+            file.title,
+            partial(content_of, review.run, file),
+            file_name=file.name,
+            icon=":material/download:",
+            on_click="ignore",
+        )
+st.subheader("Write to a folder")
+with store(workspace()) as connection:
+    source = Path(dataset_source(connection, review.dataset)[0])
+with st.form("folder", border=False):
+    target = st.text_input("Folder", placeholder=str(Path.home() / "cleaned"))
+    copy = st.checkbox(
+        "Also a cleaned copy of the image folder",
+        disabled=not source.is_dir(),
+        help="Hard links where possible; only for a folder of class folders.",
+    )
+    if st.form_submit_button("Write files"):
+        if not target.strip():
+            st.error("Give a folder to write to.")
+        else:
+            try:
+                with store(workspace()) as connection, st.spinner("Writing…"):
+                    export(
+                        connection,
+                        workspace(),
+                        get_run(connection, review.run),
+                        Path(target.strip()).expanduser(),
+                        copy,
+                    )
+                st.success(
+                    f"Wrote labels.csv, labels.parquet and decisions.csv{' and images/' if copy else ''} to "
+                    f"{plain(target)}."
+                )
+            except InputError as error:
+                st.error(f"Nothing was written: {plain(str(error))}")
+            except OSError as error:
+                st.error(f"The files could not be written: {plain(str(error))}")

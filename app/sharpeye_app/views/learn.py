@@ -1,0 +1,211 @@
+"""Learn: five short steps from influence to flat minima, every number computed on the spot on a part of
+the packaged demo."""
+
+import streamlit as st
+
+from sharpeye.runs.lesson import Lesson, lesson_folder, read_lesson, start_lesson
+from sharpeye_app import diagnostic_plots
+from sharpeye_app.parts import plain
+from sharpeye_app.pictures import picture_grid, picture_tag
+from sharpeye_app.readers import workspace
+
+STEPS = ("1 Influence", "2 Sharp and flat", "3 How flat?", "4 Why classical fades", "5 Leverage")
+OPTIMIZERS = {"lpf-sgd": "noise (LPF-SGD), σ", "sam": "ascent (SAM), ρ"}
+STRENGTHS = {"lpf-sgd": (0.1, 0.2, 0.4, 0.8), "sam": (0.02, 0.05, 0.1, 0.2)}
+PLAIN = ("erm", 0.0)
+
+Way = tuple[str, float]
+
+
+def lesson(way: Way) -> Lesson:
+    """The experiment for one way to the minimum; where it is not there yet, the page waits for it here."""
+    report = read_lesson(workspace(), *way)
+    if report is None:
+        start_lesson(workspace(), *way)
+    if report is None or report.state == "running":
+        wait_for(way)
+        st.stop()
+    if report.result is None:
+        st.error(f"The experiment failed: {plain(report.message)}")
+        if st.button("Try again"):
+            lesson_folder(workspace(), *way).report.unlink(missing_ok=True)
+            st.rerun()
+        st.stop()
+    return report.result
+
+
+@st.fragment(run_every=0.5)
+def wait_for(way: Way) -> None:
+    """Watch an experiment until its end."""
+    report = read_lesson(workspace(), *way)
+    if report is None or report.state != "running":
+        st.rerun()
+    share = report.done / max(report.total, 1)
+    st.progress(min(share, 1.0), text=f"Training a small network on this machine: {report.stage}")
+
+
+def choose_way() -> Way:
+    """How the minimum shall be reached."""
+    left, right = st.columns([2, 3])
+    optimizer = left.segmented_control(
+        "Flat training by",
+        list(OPTIMIZERS),
+        default="lpf-sgd",
+        format_func=OPTIMIZERS.__getitem__,
+        required=True,
+        key="optimizer",
+    )
+    strengths = STRENGTHS[optimizer or "lpf-sgd"]
+    strength = right.select_slider("Its strength", strengths, strengths[1], key=f"strength-{optimizer}")
+    return str(optimizer), float(strength)
+
+
+def what_influence_is() -> None:
+    """Step 1."""
+    st.markdown(
+        "A network was trained on 1,500 images, a fifth of them wrongly labelled, then on 500 clean "
+        "*validation* images. "
+        "**Influence** asks how strongly an image's label pulls at that network: $g^\\top (H + \\lambda "
+        "I)^{-1} g$, with "
+        "$g$ the gradient of the image's loss and $H$ the curvature of the validation risk. A label that "
+        "fits what the "
+        "clean images taught pulls little. So Sharpeye tries **every** label on every image. The one that "
+        "pulls least is "
+        "the suggestion."
+    )
+    shown = lesson(PLAIN)
+    names, suspects = shown.classes, shown.suspects
+    picture_grid(shown.decoded, [suspect.row for suspect in suspects], "Training image")
+    one = suspects[st.slider("Suspect", 1, len(suspects), 1) - 1]
+    left, right = st.columns([1, 4])
+    left.html(f'<div style="max-width:200px">{picture_tag(shown.decoded, one.row, "The suspect")}</div>')
+    pulls = diagnostic_plots.pulls(names, one.scores, one.given)
+    right.plotly_chart(pulls, alt="Influence of every label", key="pulls")
+    best = names[min(range(len(names)), key=one.scores.__getitem__)]
+    st.caption(f"Given: {names[one.given]}. The label that pulls least: {best}.")
+
+
+def sharp_and_flat() -> None:
+    """Step 2."""
+    st.markdown(
+        "Influence is a statement about a small step: *what if this label weighed a little more?* At a "
+        "**sharp** minimum "
+        "the risk changes abruptly, and a straight-line estimate of that step goes wrong. Flat training "
+        "looks for a place "
+        "where the surroundings are low too: LPF-SGD shakes the weights at every step, SAM takes its "
+        "gradient where the "
+        "risk nearby is worst."
+    )
+    way = choose_way()
+    sharp, flat = lesson(PLAIN), lesson(way)
+    slices = diagnostic_plots.slices({"plain minimum": sharp.slice, "flat minimum": flat.slice})
+    st.plotly_chart(slices, alt="Risk along one direction", key="slices")
+    before, after = (one.checkpoints[-1].sharpness for one in (sharp, flat))
+    flatter = (
+        "the flat minimum is flatter" if after < before else "here it is no flatter: choose more strength"
+    )
+    st.caption(
+        f"Mean rise of the validation risk under noise of a fifth of each filter's length: {before:.3f} at "
+        "the plain "
+        f"minimum, {after:.3f} at the flat one. The curves follow one random direction; {flatter}."
+    )
+
+
+def how_flat() -> None:
+    """Step 3."""
+    st.markdown(
+        "Move the strength. Sharpness falls as it grows; yet a network that is shaken too hard forgets what "
+        "the clean "
+        "images taught. Watch the two hills, influence of right and of wrong labels, and the AUC: the chance "
+        "that a wrong "
+        "label ranks above a right one."
+    )
+    way = choose_way()
+    sharp, flat = lesson(PLAIN), lesson(way)
+    before, after = sharp.checkpoints[-1], flat.checkpoints[-1]
+    facts = {
+        "detection AUC": (before.new, after.new),
+        "sharpness": (before.sharpness, after.sharpness),
+        "validation risk": (before.risk, after.risk),
+        "gradient": (before.gradient, after.gradient),
+    }
+    for column, (title, (old, new)) in zip(st.columns(len(facts)), facts.items(), strict=True):
+        change = f"{new - old:+.3f} to plain"
+        column.metric(title, f"{new:.3f}", change, delta_color="off", delta_arrow="off")
+    hills = diagnostic_plots.hills(flat.histogram)
+    st.plotly_chart(hills, alt="Influence of right and of wrong labels", key="hills")
+    tried: dict[Way, Lesson] = {}
+    for name, strengths in STRENGTHS.items():
+        for strength in strengths:
+            report = read_lesson(workspace(), name, strength)
+            if report is not None and report.result is not None:
+                tried[name, strength] = report.result
+    so_far = diagnostic_plots.tried_so_far(sharp, tried)
+    st.plotly_chart(so_far, alt="Sharpness and AUC of every strength tried", key="tried")
+    st.caption("Every strength that you tried so far, and the plain minimum as a cross.")
+
+
+def why_classical_fades() -> None:
+    """Step 4."""
+    st.markdown(
+        "Classical influence asks another question: does this image help the **validation risk**? It "
+        "compares the image's "
+        "gradient with the *mean* validation gradient. At a minimum of that very risk, this mean is zero by "
+        "definition: "
+        "the better the network fits the clean images, the less there is to compare with. The new influence "
+        "does not need "
+        "it, since it measures each image against the curvature."
+    )
+    checkpoints = lesson(choose_way()).checkpoints
+    st.plotly_chart(diagnostic_plots.fading(checkpoints), alt="AUC and gradient along training", key="fading")
+    first, last = checkpoints[0], checkpoints[-1]
+    st.caption(
+        f"From the noisily trained network (epoch 0) to the minimum, the mean gradient's length goes from "
+        f"{first.gradient:.2f} to {last.gradient:.2f}, the AUC of classical influence (DataInf) from "
+        f"{first.classical:.3f} to {last.classical:.3f}, that of the new influence from {first.new:.3f} to "
+        f"{last.new:.3f}."
+    )
+
+
+def leverage() -> None:
+    """Step 5."""
+    st.markdown(
+        "Influence is large for two reasons: the label does not fit, or the image is **unusual**, so that "
+        "any label would "
+        "pull hard. The second, *leverage*, is common to all labels of an image. It never changes the "
+        "suggestion, only "
+        "the ranking; `fvm_normalized` divides it out."
+    )
+    shown = lesson(choose_way())
+    for title, ranking in (
+        ("With leverage (fvm): the most suspicious", shown.with_leverage),
+        ("Leverage divided out (fvm_normalized)", shown.without_leverage),
+    ):
+        st.markdown(f"**{title}**: AUC {ranking.auc:.4f}")
+        picture_grid(shown.decoded, ranking.rows, "Training image", ranking.wrong)
+    better = "hurts" if shown.without_leverage.auc < shown.with_leverage.auc else "helps"
+    st.caption(
+        f"Red frames: wrong labels. On these images dividing it out {better}; on others it may not. Compare "
+        "both on your "
+        "own data, on the Compare page."
+    )
+    st.page_link("views/run.py", label="Now with your own images: go to Run", icon=":material/play_circle:")
+
+
+PAGES = dict(
+    zip(STEPS, (what_influence_is, sharp_and_flat, how_flat, why_classical_fades, leverage), strict=True)
+)
+st.subheader("Why flat minima make influence work")
+st.caption(
+    "On a part of the packaged demo, computed live; each experiment takes some seconds the first time."
+)
+step = st.segmented_control(
+    "Step",
+    STEPS,
+    default=STEPS[0],
+    required=True,
+    key="step",
+    bind="query-params",
+    label_visibility="collapsed",
+)
+PAGES[step or STEPS[0]]()

@@ -1,0 +1,277 @@
+"""Run: start a computation, watch it, and look back at earlier ones."""
+
+import shutil
+import time
+from dataclasses import replace
+
+import streamlit as st
+
+from sharpeye.config import (
+    BUDGETS,
+    CLASSICAL_METHODS,
+    CURVATURES,
+    DEMO_METHODS,
+    OPTIMIZERS,
+    PARAMETERS,
+    RunConfig,
+)
+from sharpeye.diagnostics.quality import METRIC_TITLES
+from sharpeye.errors import InputError
+from sharpeye.runs import store
+from sharpeye.runs.inspection import inspections
+from sharpeye.runs.result import OutdatedResult, RunResult, read_result
+from sharpeye.runs.stages import stages_of
+from sharpeye.runs.store import FINISHED, RunRow
+from sharpeye.runs.supervisor import ensure_supervisor
+from sharpeye_app.parts import plain
+from sharpeye_app.readers import all_runs, workspace
+from sharpeye_app.submission import submit
+
+MODELS = ("small", "resnet18", "resnet34", "resnet50", "convnext_tiny", "vit_b_16")
+QUALITY_SHOWN = ("auc", "ap", "suggestion_accuracy", "relabel_accuracy")
+ICONS = {"done": "✓", "failed": "✗", "canceled": "–", "running": "●", "queued": "…"}
+LOG_LINES = 40
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def dataset_title(config: RunConfig) -> str:
+    """A data set in a few words."""
+    validation = config.data.validation
+    return f"{config.data.train.title} · {validation.title if validation else 'its own validation split'}"
+
+
+def ask_config(data: RunConfig) -> RunConfig:
+    """The options that few need to touch."""
+    with st.expander("Advanced options", icon=":material/tune:"):
+        methods = st.multiselect(
+            "Methods (the first ranks the images)",
+            [*DEMO_METHODS, *CLASSICAL_METHODS],
+            list(data.methods),
+            help="lissa, tracin, datainf and gex are what the paper compares with; they take minutes more.",
+        )
+        first, second = st.columns(2)
+        model = first.selectbox(
+            "Model",
+            MODELS,
+            help="small: images up to 64 pixels, trained from nothing. Others are torchvision's.",
+        )
+        weights = first.text_input("Weights", placeholder="'pretrained', or a state dict file")
+        device = first.text_input("Device", "auto", help="auto, cpu, cuda, cuda:1 or mps")
+        seed = first.number_input("Seed", 0, 2**31 - 1, 0)
+        optimizer = second.selectbox(
+            "Validation optimizer", OPTIMIZERS, help="How the validation minimum is reached"
+        )
+        parameters = second.selectbox("Influence over", PARAMETERS)
+        curvature = second.selectbox("Curvature", CURVATURES)
+        damping = second.number_input(
+            "Damping", 1e-6, 1e6, 1.0, format="%g", help="Relative to the mean eigenvalue"
+        )
+        with_figures = st.checkbox(
+            "Also the figures of the Diagnostics page", False, help="Takes minutes more"
+        )
+        mirror = st.checkbox("A mirrored image keeps its label", True, help="Not so for digits and text")
+    return replace(
+        data,
+        methods=tuple(methods),
+        model=model,
+        weights=weights.strip() or None,
+        optimizer=optimizer,
+        parameters=parameters,
+        curvature=curvature,
+        damping=float(damping),
+        device=device.strip() or "auto",
+        seed=int(seed),
+        mirror=mirror,
+        figures=with_figures,
+    )
+
+
+def start_form() -> None:
+    """Choose data and budget, and start."""
+    ready = [one for one in inspections(workspace()) if one.report.result and one.report.result.validation]
+    if not ready:
+        st.info("Choose images on the Data page first: a training set, and a few trusted labels.")
+        st.page_link("views/data.py", label="Go to Data", icon=":material/folder_open:")
+        return
+    keys = [one.key for one in ready]
+    asked = st.query_params.get("data")
+    at = st.selectbox(
+        "Dataset",
+        range(len(ready)),
+        index=keys.index(asked) if asked in keys else 0,
+        format_func=lambda i: dataset_title(ready[i].config),
+    )
+    inspection = ready[at].report.result
+    assert inspection is not None
+    assert inspection.validation is not None
+    times = [f"about {duration(inspection.estimates[name].seconds)}" for name in BUDGETS]
+    budget = st.radio("Budget", BUDGETS, BUDGETS.index("standard"), captions=times, horizontal=True)
+    config = replace(ask_config(ready[at].config), budget=budget)
+    memory = inspection.estimates[budget].memory_mb
+    larger = "" if config.model == "small" else " Larger models take many times as long without a GPU."
+    st.caption(
+        f"{inspection.training.images:,} images to judge by {inspection.validation.images:,} trusted ones. "
+        "Time and memory "
+        f"(about {memory / 1000:.1f} GB) are estimated for the small model from a few steps on this "
+        f"machine.{larger}"
+    )
+    if st.button("Start", type="primary", icon=":material/play_arrow:"):
+        try:
+            if not config.methods:
+                raise InputError("choose at least one method")
+            with st.spinner("Starting…"):
+                run = submit(config)
+            st.query_params["run"] = run
+            st.rerun()
+        except InputError as error:
+            st.error(plain(str(error)))
+
+
+def show_progress(row: RunRow) -> None:
+    """How far a run is."""
+    if row.state == "queued":
+        st.info("Waiting for the device; other runs come first." if any_running() else "Starting…")
+        return
+    step = row.step()
+    if step is None:
+        st.info("Starting…")
+        return
+    stages = stages_of(row.run_config())
+    place = f"Stage {stages.index(step.stage) + 1} of {len(stages)}: " if step.stage in stages else ""
+    st.progress(step.done / max(step.total, 1), text=f"{place}{step.title}")
+    facts = {
+        f"{step.unit}s": f"{step.done:,} / {step.total:,}",
+        "loss": "–" if step.loss is None else f"{step.loss:.3f}",
+        "images a second": f"{step.images_per_second:,.0f}",
+        "left in this stage": duration(step.seconds_left),
+        "memory": "–" if step.memory_mb is None else f"{step.memory_mb:,.0f} MB",
+    }
+    for column, (name, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
+        column.metric(name, value)
+
+
+def any_running() -> bool:
+    """Whether some run computes now."""
+    return any(row.state == "running" for row in all_runs())
+
+
+def show_run(run: str) -> None:
+    """One run: progress or result, what can be done with it, its configuration and log."""
+    with store.store(workspace()) as connection:
+        row = store.find_run(connection, run)
+    if row is None:
+        st.info("There is no such run here; it may have been deleted.")
+        return
+    folder = workspace().run(row.id)
+    st.subheader(plain(f"{ICONS[row.state]} {row.title} · {row.state}"))
+    if row.state not in FINISHED:
+        ensure_supervisor(workspace())
+        show_progress(row)
+    if row.state == "failed":
+        st.error(plain(row.message or "It failed; its log may say why."))
+    for note in row.notes.splitlines():
+        st.warning(plain(note))
+    if folder.result.exists():
+        try:
+            show_result(read_result(folder))
+        except OutdatedResult as error:
+            st.info(plain(f"{str(error)[0].upper()}{str(error)[1:]}."))
+    with st.container(horizontal=True):
+        if folder.result.exists() and st.button(
+            "Review suspects", type="primary", icon=":material/grid_view:", key=f"review-{run}"
+        ):
+            st.switch_page("views/review.py", query_params={"run": row.id})
+        if row.state not in FINISHED and st.button("Cancel", icon=":material/stop:", key=f"cancel-{run}"):
+            with store.store(workspace()) as connection:
+                store.request_cancel(connection, row.id)
+            st.rerun()
+        if row.state in ("failed", "canceled") and st.button(
+            "Resume", icon=":material/play_arrow:", key=f"resume-{run}"
+        ):
+            with store.store(workspace()) as connection:
+                store.resume(connection, row.id)
+            ensure_supervisor(workspace())
+            st.rerun()
+        if row.state in FINISHED and st.button("Delete", icon=":material/delete:", key=f"delete-{run}"):
+            confirm_delete(row)
+    with st.expander("Configuration"):
+        st.json(row.config)
+    with st.expander("Log"):
+        lines = folder.log.read_text(errors="replace").splitlines() if folder.log.exists() else []
+        st.code("\n".join(lines[-LOG_LINES:]) or "(empty)", language=None)
+
+
+@st.dialog("Delete this run?")
+def confirm_delete(row: RunRow) -> None:
+    """Ask before a run's files go."""
+    st.write(f"{plain(row.title)}: its scores are deleted. Decisions on its images are kept.")
+    if st.button("Delete", type="primary"):
+        with store.store(workspace()) as connection:
+            store.delete_run(connection, row.id)
+        shutil.rmtree(workspace().run(row.id).root, ignore_errors=True)
+        st.query_params.pop("run", None)
+        st.rerun()
+
+
+def show_result(result: RunResult) -> None:
+    """What a run computed."""
+    share = result.expected_wrong / result.n
+    facts = {
+        "images": f"{result.n:,}",
+        f"expected wrong ({share:.1%})": f"≈ {result.expected_wrong:,.0f}",
+        "left out": f"{result.skipped:,}",
+        "computed in": duration(result.seconds),
+    }
+    for column, (name, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
+        column.metric(name, value)
+    low, high = result.expected_wrong_interval
+    st.caption(f"Between {low:,.0f} and {high:,.0f} labels are expected to be wrong.")
+    if result.measured:
+        titles = [METRIC_TITLES[metric] for metric in QUALITY_SHOWN]
+        measured = [
+            {"method": name} | {METRIC_TITLES[metric]: getattr(method, metric) for metric in QUALITY_SHOWN}
+            for name, method in result.methods.items()
+        ]
+        formats = {title: st.column_config.NumberColumn(format="%.4f") for title in titles}
+        st.dataframe(measured, hide_index=True, column_config=formats)
+        st.caption("Measured on the true labels that this data set brings; no method is given them.")
+
+
+left, right = st.columns([3, 5], gap="large")
+runs = all_runs()
+with left:
+    st.subheader("New run")
+    start_form()
+    st.subheader("Runs")
+    if not runs:
+        st.caption("None yet.")
+    for row in runs:
+        when = time.strftime("%d %b %H:%M", time.localtime(row.submitted))
+        if st.button(plain(f"{ICONS[row.state]} {row.title}  ·  {when}"), key=row.id, type="tertiary"):
+            st.query_params["run"] = row.id
+with right:
+    chosen = st.query_params.get("run") or (runs[0].id if runs else None)
+    if chosen is None:
+        st.info(
+            "A run shows its progress here. It goes on when this page is closed, and after a crash it "
+            "resumes where it was."
+        )
+    else:
+        known = next((row for row in runs if row.id == chosen), None)
+        live = known is not None and known.state not in FINISHED
+
+        @st.fragment(run_every=1.0 if live else None)
+        def live_run(run: str = chosen) -> None:
+            show_run(run)
+            with store.store(workspace()) as connection:
+                now = store.find_run(connection, run)
+            if live and (now is None or now.state in FINISHED):
+                st.rerun()
+
+        live_run()

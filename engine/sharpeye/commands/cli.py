@@ -1,0 +1,253 @@
+"""The command line: a thin client of the store and the supervisor."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sharpeye.api import submit
+from sharpeye.commands.bench import bench
+from sharpeye.commands.manage import COMMANDS
+from sharpeye.commands.options import (
+    BUDGET,
+    DEMO_WORKSPACE,
+    DEVICE,
+    FIGURES,
+    JSON,
+    LIMIT,
+    SERVER,
+    WORKSPACE,
+    method_names,
+    workspace_option,
+)
+from sharpeye.commands.waiting import print_result, start_app
+from sharpeye.config import (
+    CLASSICAL_METHODS,
+    CURVATURES,
+    DEFAULT_METHODS,
+    DEMO_METHODS,
+    OPTIMIZERS,
+    PARAMETERS,
+    RunConfig,
+)
+from sharpeye.errors import InputError
+
+
+class InputErrorsExit2(click.Group):
+    """A group whose commands end with one clear line and exit code 2 on bad input."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"sharpeye: {error}", err=True)
+            ctx.exit(2)
+
+
+def _defaults_from_toml(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
+    """Use a TOML file's keys (option names, with - or _) as the command's defaults."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"--config {path}: {error}") from error
+    known: dict[str, str] = {}
+    for parameter in ctx.command.params:
+        for spelling in (parameter.name, *parameter.opts):
+            known[str(spelling).lstrip("-").replace("-", "_")] = str(parameter.name)
+    defaults = {}
+    for key, value in values.items():
+        if key.replace("-", "_") not in known:
+            raise InputError(
+                f"--config {path}: unknown key {key!r}; the keys are the options of `sharpeye "
+                f"{ctx.info_name}`"
+            )
+        defaults[known[key.replace("-", "_")]] = ",".join(value) if isinstance(value, list) else value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return path
+
+
+@click.group(cls=InputErrorsExit2, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sharpeye")
+def main() -> None:
+    """Find wrong labels in image-classification training sets.
+
+    \b
+    Examples:
+      sharpeye demo
+      sharpeye run --train photos/ --validation checked/
+      sharpeye run --train train.parquet --label-column noisy --validation share:0.1
+    """
+
+
+@main.command()
+@click.option(
+    "--config",
+    callback=_defaults_from_toml,
+    is_eager=True,
+    expose_value=False,
+    metavar="FILE",
+    help="TOML file; its keys are these options' names.",
+)
+@click.option(
+    "--train",
+    required=True,
+    metavar="SPEC",
+    help="demo, a folder of class folders, a .csv/.parquet file, or torchvision:NAME[/SPLIT].",
+)
+@click.option(
+    "--validation",
+    metavar="SPEC",
+    help="Clean images: a SPEC, 'split' (the source's split column or folders), share:0.1, or ids:FILE "
+    "(a CSV of training images' id and trusted label). Default: the source's own.",
+)
+@click.option("--label-column", metavar="NAME", help="Column of the given labels.")
+@click.option(
+    "--true-label-column",
+    metavar="NAME",
+    help="Column of true labels: only to measure quality, no method reads it.",
+)
+@click.option(
+    "--human-labels",
+    metavar="FILE",
+    help="Official CIFAR-10N/100N .pt beside torchvision:CIFAR10/100; --label-column picks its column.",
+)
+@click.option(
+    "--torchvision-root",
+    metavar="DIR",
+    help="Where torchvision keeps its datasets.  [default: ~/.cache/torchvision]",
+)
+@LIMIT
+@click.option(
+    "--image-size",
+    type=click.IntRange(16, 1024),
+    metavar="PX",
+    help="Pixels per side fed to the model.  [default: by model and images]",
+)
+@click.option(
+    "--method",
+    "methods",
+    default=",".join(DEFAULT_METHODS),
+    metavar="A,B,…",
+    show_default=True,
+    help="Methods; the first ranks the images.",
+)
+@click.option(
+    "--model",
+    default="small",
+    show_default=True,
+    metavar="NAME",
+    help="small, resnet18, resnet34, resnet50, convnext_tiny, vit_b_16 or timm:NAME.",
+)
+@click.option(
+    "--weights", metavar="FILE", help="'pretrained' (download), or a state dict (.safetensors, .pt)."
+)
+@click.option(
+    "--pretrain/--no-pretrain",
+    default=None,
+    help="Pre-train on the given labels.  [default: where there are no weights]",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(OPTIMIZERS),
+    default="lpf-sgd",
+    show_default=True,
+    help="How the validation minimum is reached.",
+)
+@click.option(
+    "--parameters",
+    type=click.Choice(PARAMETERS),
+    default="head",
+    show_default=True,
+    help="What the influence is taken over.",
+)
+@click.option(
+    "--curvature",
+    type=click.Choice(CURVATURES),
+    default="kfac",
+    show_default=True,
+    help="Approximation of the Hessian.",
+)
+@click.option(
+    "--damping",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Relative to the mean eigenvalue.",
+)
+@BUDGET
+@click.option(
+    "--candidates/--no-candidates",
+    default=True,
+    show_default=True,
+    help="Score every candidate label, or the given label only.",
+)
+@click.option(
+    "--mirror/--no-mirror",
+    default=True,
+    show_default=True,
+    help="Whether a mirrored image keeps its label (not so for digits and text).",
+)
+@FIGURES
+@DEVICE
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@WORKSPACE
+@JSON
+def run(workspace: str, as_json: bool, train: str, methods: str, **options: Any) -> None:
+    """Rank the training images by influence and suggest labels.
+
+    \b
+    Examples:
+      sharpeye run --train demo
+      sharpeye run --train photos/ --validation checked/ --budget fast
+      sharpeye run --train train.csv --validation share:0.1 --model resnet18 --weights pretrained
+      sharpeye run --config run.toml --seed 1 --json
+    """
+    config = RunConfig.of(train, methods=method_names(methods), **options)
+    print_result(submit(config, workspace), as_json)
+
+
+@main.command()
+@click.option("--headless", is_flag=True, help="Compute, print and exit, without the app.")
+@click.option("--compare", is_flag=True, help="Also with the classical methods, and all figures.")
+@workspace_option(DEMO_WORKSPACE)
+@DEVICE
+@JSON
+@SERVER
+def demo(
+    headless: bool,
+    compare: bool,
+    workspace: str,
+    device: str,
+    as_json: bool,
+    host: str,
+    port: int | None,
+    browser: bool,
+) -> None:
+    """Open the app on the packaged demo: 6,000 Fashion-MNIST images, a fifth of them wrongly labelled.
+
+    Its run starts by itself.
+
+    \b
+    Examples:
+      sharpeye demo
+      sharpeye demo --headless --compare
+    """
+    methods = (*DEMO_METHODS, *CLASSICAL_METHODS) if compare else DEMO_METHODS
+    config = RunConfig.of(
+        "demo", validation="demo", methods=methods, budget="fast", device=device, figures=compare
+    )
+    run = submit(config, workspace)
+    if headless:
+        print_result(run, as_json)
+    else:
+        start_app(workspace, host, port, browser)
+
+
+for command in (*COMMANDS, bench):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The commands on a workspace: serve, runs, status, cancel, resume, delete, export, import."""
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from sharpeye.api import list_runs, open_run
+from sharpeye.commands.options import JSON, RUN, SERVER, WORKSPACE
+from sharpeye.commands.waiting import print_result, start_app
+
+
+@click.command()
+@WORKSPACE
+@SERVER
+def serve(workspace: str, host: str, port: int | None, browser: bool) -> None:
+    """Open the app in the browser, and work off the queue of runs.
+
+    \b
+    Example:
+      sharpeye serve --workspace review/
+    """
+    start_app(workspace, host, port, browser)
+
+
+@click.command()
+@WORKSPACE
+@JSON
+def runs(workspace: str, as_json: bool) -> None:
+    """List the runs of a workspace."""
+    rows = [run.row() for run in list_runs(workspace)]
+    if as_json:
+        click.echo(f"[{', '.join(row.to_json() for row in rows)}]")
+        return
+    for row in rows:
+        config = row.run_config()
+        what = f"{config.data.train}  {config.methods[0]}, {config.budget}"
+        click.echo(f"{row.id}  {row.state:<9} {_when(row.submitted)}  {what}")
+    if not rows:
+        click.echo("no runs yet: start one with `sharpeye run`, or see `sharpeye demo`")
+
+
+@click.command()
+@RUN
+@WORKSPACE
+@JSON
+def status(run: str, workspace: str, as_json: bool) -> None:
+    """Show how far a run is."""
+    row = open_run(run, workspace).row()
+    if as_json:
+        click.echo(row.to_json())
+        return
+    click.echo(f"{row.id}  {row.state}  submitted {_when(row.submitted)}")
+    step = row.step()
+    if row.state == "running" and step is not None:
+        loss = "" if step.loss is None else f", loss {step.loss:.3f}"
+        memory = "" if step.memory_mb is None else f", {step.memory_mb:,.0f} MB"
+        click.echo(
+            f"{step.title}: {step.done:,}/{step.total:,} {step.unit}s{loss}, {step.images_per_second:,.0f} "
+            "images/s, "
+            f"{step.seconds_left:.0f} s left in this stage{memory}, on {row.device}"
+        )
+    for line in (row.message, *row.notes.splitlines()):
+        if line:
+            click.echo(line)
+
+
+@click.command()
+@RUN
+@WORKSPACE
+@JSON
+def cancel(run: str, workspace: str, as_json: bool) -> None:
+    """Cancel a run; what it has computed is kept, and `resume` goes on from there."""
+    opened = open_run(run, workspace)
+    state = opened.cancel()
+    click.echo(opened.row().to_json() if as_json else f"{opened.id}  {state}")
+
+
+@click.command()
+@RUN
+@WORKSPACE
+@JSON
+def resume(run: str, workspace: str, as_json: bool) -> None:
+    """Go on with a run that failed, was canceled or was cut off; waits and prints what `run` would have."""
+    print_result(open_run(run, workspace).resume(), as_json)
+
+
+@click.command()
+@RUN
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@WORKSPACE
+def delete(run: str, yes: bool, workspace: str) -> None:
+    """Delete a finished run and its files; decisions made on its images are kept."""
+    opened = open_run(run, workspace)
+    if not yes:
+        click.confirm(f"Delete run {opened.id} and its files?", abort=True)
+    opened.delete()
+    click.echo(f"{opened.id}  deleted")
+
+
+@click.command()
+@RUN
+@click.argument("target", metavar="DIR")
+@click.option(
+    "--images", is_flag=True, help="Also a cleaned copy of the image folder (hard links where possible)."
+)
+@WORKSPACE
+@JSON
+def export(run: str, target: str, images: bool, workspace: str, as_json: bool) -> None:
+    """Write cleaned labels (CSV and Parquet) and the decision log to DIR; only decided changes are applied.
+
+    \b
+    Example:
+      sharpeye export 1a2b cleaned/ --images
+    """
+    labels = open_run(run, workspace).export(target, images)
+    changed = int((labels["given_label"] != labels["final_label"]).sum())
+    folder = str(Path(target).resolve())
+    summary = {"folder": folder, "images": len(labels), "changed": changed}
+    said = f"{len(labels):,} labels, {changed:,} of them changed, in {folder}"
+    click.echo(json.dumps(summary) if as_json else said)
+
+
+@click.command("import")
+@RUN
+@click.argument("file", metavar="DECISIONS.CSV")
+@WORKSPACE
+@JSON
+def import_(run: str, file: str, workspace: str, as_json: bool) -> None:
+    """Add the decision log of an export to a run's data set."""
+    added = open_run(run, workspace).import_decisions(file)
+    click.echo(json.dumps({"actions": added}) if as_json else f"{added:,} actions added")
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+COMMANDS = (serve, runs, status, cancel, resume, delete, export, import_)

@@ -1,0 +1,89 @@
+"""From a model at a validation minimum to a factored curvature: which parameters, which approximation."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from sharpeye.curvature.base import Curvature, State
+from sharpeye.curvature.dense import MAX_ROWS, DenseCurvature
+from sharpeye.curvature.diagonal import DiagonalCurvature
+from sharpeye.curvature.gradients import Gradients, fisher_vectors, parameter_count, select_layers
+from sharpeye.curvature.kronecker import KroneckerCurvature
+from sharpeye.curvature.linearization import head_batch, images_a_batch, linearize
+from sharpeye.errors import InputError
+from sharpeye.training.batches import Images, read_batches
+from sharpeye.training.devices import generator
+from sharpeye.training.models import Classifier
+
+SAMPLED_LABELS = 3
+
+
+def fit_curvature(
+    model: Classifier,
+    kind: str,
+    parameters: str,
+    images: Images,
+    damping: float,
+    device: torch.device,
+    seed: int,
+    divisor: int = 1,
+) -> Curvature:
+    """Fit the damped curvature of the validation risk at θ̃.
+
+    The Fisher is exact over labels for the head and sampled (one label an image, seeded) for deeper layers.
+
+    Args:
+        model: at the minimum, in eval mode, on `device`.
+        kind: `dense`, `diagonal`, `kfac` or `ekfac`.
+        parameters: `head`, `last-block` or `all`.
+        images: the validation split, uint8 (N, S, S, 3).
+        damping: λ relative to the mean eigenvalue of each block.
+        device: where to compute.
+        seed: seed of the sampled labels.
+        divisor: batches are this many times smaller than usual, where memory is short.
+
+    Raises:
+        InputError: `dense` over more than MAX_ROWS parameters.
+    """
+    layers = select_layers(model, parameters)
+    if kind == "dense" and parameter_count(layers.values()) > MAX_ROWS:
+        raise InputError(
+            f"--curvature dense: {parameter_count(layers.values()):,} parameters are too many for a dense "
+            "matrix "
+            f"(limit {MAX_ROWS:,}); use kfac, ekfac or diagonal, or --parameters head"
+        )
+
+    def batches() -> Iterator[tuple[Gradients, int]]:
+        return fisher_batches(model, parameters, images, device, seed, divisor)
+
+    if kind == "dense":
+        return DenseCurvature.fit(batches(), damping)
+    if kind == "diagonal":
+        return DiagonalCurvature.fit(batches(), damping)
+    return KroneckerCurvature.fit(batches, damping, corrected=kind == "ekfac")
+
+
+def restore_curvature(kind: str, state: State) -> Curvature:
+    """A curvature from what its `state` returned."""
+    if kind == "dense":
+        return DenseCurvature.from_state(state)
+    return DiagonalCurvature.from_state(state) if kind == "diagonal" else KroneckerCurvature.from_state(state)
+
+
+def fisher_batches(
+    model: Classifier, parameters: str, images: Images, device: torch.device, seed: int, divisor: int = 1
+) -> Iterator[tuple[Gradients, int]]:
+    """Batches of factored gradients Jᵀv whose outer products add up to the Hessian.
+
+    Arguments as of `fit_curvature`.
+
+    Exact over labels for the head and sampled (one label an image, seeded) for deeper layers.
+    """
+    layers = select_layers(model, parameters)
+    head = parameters == "head"
+    labels = None if head else generator(seed, SAMPLED_LABELS)
+    size = max(1, head_batch(model) // divisor) if head else images_a_batch(layers, divisor)
+    for _, batch in read_batches(images, np.arange(len(images)), size, device):
+        _, probabilities, jacobian = linearize(model, layers, batch, parameters)
+        yield jacobian(fisher_vectors(probabilities, labels)), len(batch)

@@ -1,0 +1,329 @@
+"""Labelled images, decoded once to a compact cache on disk and memory-mapped from there."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sharpeye.data.images import BadImage, decode, open_image
+from sharpeye.data.sources import SPLIT_NAMES, Record, Source
+from sharpeye.errors import InputError
+from sharpeye.files import replacing_folder
+
+DECODE_CHUNK = 512
+# Changes when what `ingest` writes does.
+LAYOUT = 3
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Images with their given labels, whatever the source.
+
+    Attributes:
+        name: how messages call it.
+        ids: unique names of the images, shape (N,).
+        images: uint8 RGB, shape (N, S, S, 3); usually a read-only memory map.
+        labels: given labels, int64 in [0, C), shape (N,).
+        true_labels: true labels, shape (N,), or None; for benchmarks only, no method reads them. −1 where
+            unknown.
+        class_names: C names.
+        splits: "train", "trusted" (training images with trusted labels), "validation" or "", shape (N,).
+        hashes: content hash of the decoded pixels, shape (N,).
+        skipped: rows left out so far, columns id and reason.
+        folder: of the decoded dataset.
+        rows: of the images in that folder's table, shape (N,).
+    """
+
+    name: str
+    ids: np.ndarray
+    images: "np.ndarray | SelectedImages"
+    labels: np.ndarray
+    true_labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    splits: np.ndarray
+    hashes: np.ndarray
+    skipped: pd.DataFrame
+    folder: Path
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def subset(self, keep: np.ndarray, reason: str | None = None) -> "LabeledImages":
+        """The images that `keep` (bool, shape (N,)) selects.
+
+        With a reason, the others are added to `skipped`.
+        """
+        skipped = self.skipped
+        if reason is not None:
+            left_out = pd.DataFrame({"id": self.ids[~keep], "reason": reason})
+            skipped = pd.concat([skipped, left_out], ignore_index=True)
+        return replace(
+            self,
+            ids=self.ids[keep],
+            images=self.images if keep.all() else SelectedImages(self.images, np.flatnonzero(keep)),
+            labels=self.labels[keep],
+            true_labels=None if self.true_labels is None else self.true_labels[keep],
+            splits=self.splits[keep],
+            hashes=self.hashes[keep],
+            skipped=skipped,
+            rows=self.rows[keep],
+        )
+
+    def key(self) -> str:
+        """Identity of the content: images and given labels, in order."""
+        content = hashlib.sha256("\n".join(self.hashes).encode())
+        content.update(self.labels.tobytes())
+        content.update("\n".join(self.class_names).encode())
+        return content.hexdigest()[:16]
+
+    def class_counts(self) -> np.ndarray:
+        """Images per class, shape (C,)."""
+        return np.bincount(self.labels, minlength=len(self.class_names))
+
+
+class SelectedImages:
+    """Rows of an image array by number, read only when asked for: a subset of a memory map without a copy."""
+
+    def __init__(self, images: "np.ndarray | SelectedImages | JoinedImages", rows: np.ndarray):
+        self.images: np.ndarray | JoinedImages = (
+            images.images if isinstance(images, SelectedImages) else images
+        )
+        self.rows: np.ndarray = images.rows[rows] if isinstance(images, SelectedImages) else rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.images[self.rows[rows]]
+
+
+class JoinedImages:
+    """Two image arrays of equal size, one after the other, without a copy."""
+
+    def __init__(self, first: "np.ndarray | SelectedImages", second: "np.ndarray | SelectedImages"):
+        self.first, self.second = first, second
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.first.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        pixels = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
+        early = rows < len(self.first)
+        pixels[early] = self.first[rows[early]]
+        pixels[~early] = self.second[rows[~early] - len(self.first)]
+        return pixels
+
+
+def fingerprint(source: Source, image_size: int, limit: int | None) -> str:
+    """Identity of what `ingest` would write; changes when a file of the source changes."""
+    text = json.dumps([LAYOUT, source.name, source.stamp, source.class_names, image_size, limit], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def natural_size(source: Source, limit: int = 256) -> int:
+    """Largest side in pixels of the first images of a source; 0 when none can be opened."""
+    sides = []
+    for record in islice(source.read(np.arange(min(source.count, limit))), limit):
+        try:
+            with open_image(record.image) as image:
+                sides.append(max(image.size))
+        except BadImage:
+            continue
+    return max(sides, default=0)
+
+
+def ingest(
+    source: Source, cache: Path, image_size: int, limit: int | None = None, report: Report | None = None
+) -> LabeledImages:
+    """Decode a source into `cache`/<fingerprint>/ unless it is there, and open it.
+
+    Args:
+        source: what to read.
+        cache: folder of decoded datasets.
+        image_size: pixels per side after scaling.
+        limit: keep at most this many rows, evenly spaced over the source; None keeps all.
+        report: called with (images decoded, images in all).
+
+    Raises:
+        InputError: no usable image is left, or the disk has no room for the decoded images.
+    """
+    folder = cache / fingerprint(source, image_size, limit)
+    if not folder.exists():
+        rows = np.arange(source.count)
+        if limit is not None and limit < source.count:
+            rows = np.unique(np.linspace(0, source.count - 1, limit).astype(np.int64))
+        _check_room(cache, len(rows) * image_size**2 * 3, source.name)
+        with replacing_folder(folder) as temporary:
+            _decode_all(source, rows, temporary, image_size, report or (lambda done, total: None))
+    return open_dataset(folder)
+
+
+def open_dataset(folder: Path) -> LabeledImages:
+    """Open a decoded dataset: its table in memory, its images memory-mapped."""
+    info = json.loads((folder / "dataset.json").read_text())
+    table = pd.read_parquet(folder / "table.parquet")
+    size = info["image_size"]
+    images = np.memmap(folder / "images.u8", dtype=np.uint8, mode="r", shape=(len(table), size, size, 3))
+    return LabeledImages(
+        name=info["name"],
+        ids=table["id"].to_numpy(dtype=object),
+        images=images,
+        labels=table["label"].to_numpy(np.int64),
+        true_labels=table["true_label"].to_numpy(np.int64) if "true_label" in table else None,
+        class_names=tuple(info["class_names"]),
+        splits=table["split"].to_numpy(dtype=object),
+        hashes=table["hash"].to_numpy(dtype=object),
+        skipped=pd.read_csv(folder / "skipped.csv", dtype=str, keep_default_na=False),
+        folder=folder,
+        rows=np.arange(len(table)),
+    )
+
+
+def _check_room(cache: Path, needed: int, name: str) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if needed > free:
+        raise InputError(
+            f"{name}: the decoded images need {needed / 1e9:.1f} GB and {cache} has {free / 1e9:.1f} GB "
+            "free; "
+            "lower --image-size or --limit, or move --workspace"
+        )
+
+
+def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int, report: Report) -> None:
+    kept: list[Record] = []
+    hashes: list[str] = []
+    preview_ends: list[int] = []
+    skipped: list[tuple[str, str]] = []
+    seen: set[str] = set()
+
+    def attempt(record: Record) -> tuple[np.ndarray, bytes] | str:
+        try:
+            return decode(record.image, size)
+        except BadImage as problem:
+            return str(problem)
+
+    with (
+        (folder / "images.u8").open("wb") as file,
+        (folder / "previews.bin").open("wb") as previews,
+        ThreadPoolExecutor() as pool,
+    ):
+        done = 0
+        for chunk in _chunks(source.read(rows), DECODE_CHUNK):
+            for record, decoded in zip(chunk, pool.map(attempt, chunk), strict=True):
+                problem = (
+                    decoded if isinstance(decoded, str) else _row_problem(record, source.class_names, seen)
+                )
+                if isinstance(decoded, str) or problem:
+                    skipped.append((record.id, problem))
+                    continue
+                pixels, preview = decoded
+                seen.add(record.id)
+                file.write(pixels.tobytes())
+                previews.write(preview)
+                preview_ends.append(previews.tell())
+                hashes.append(hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest())
+                kept.append(replace(record, image=b""))
+            done += len(chunk)
+            report(done, len(rows))
+    if not kept:
+        first = f" (first: {skipped[0][0]}: {skipped[0][1]})" if skipped else ""
+        raise InputError(f"{source.name}: no usable image among {len(rows):,} rows{first}")
+    names, codes = _encode([r.label for r in kept], [r.true_label for r in kept], source.class_names)
+    table = pd.DataFrame(
+        {
+            "id": [r.id for r in kept],
+            "label": codes[0],
+            "split": [SPLIT_NAMES.get(str(r.split).lower(), "") for r in kept],
+            "hash": hashes,
+            "preview_end": preview_ends,
+        }
+    )
+    if any(not _is_missing(r.true_label) for r in kept):
+        table["true_label"] = codes[1]
+    table.to_parquet(folder / "table.parquet", index=False)
+    pd.DataFrame(skipped, columns=["id", "reason"]).to_csv(folder / "skipped.csv", index=False)
+    info = {"name": source.name, "class_names": names, "image_size": size}
+    (folder / "dataset.json").write_text(json.dumps(info, indent=1))
+
+
+def _chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
+    while chunk := list(islice(records, size)):
+        yield chunk
+
+
+def _row_problem(record: Record, class_names: tuple[str, ...] | None, seen: set[str]) -> str:
+    """Why a row with a readable image cannot be used; empty when it can."""
+    if record.id in seen:
+        return "another row has the same id"
+    if _is_missing(record.label):
+        return "label is empty"
+    if class_names is not None and _position(record.label, class_names) is None:
+        return f"label {record.label!r} is outside the {len(class_names)} classes"
+    if (
+        record.split is not None
+        and not _is_missing(record.split)
+        and str(record.split).lower() not in SPLIT_NAMES
+    ):
+        return f"split {record.split!r} is none of {', '.join(SPLIT_NAMES)}"
+    return ""
+
+
+def _is_missing(label: object) -> bool:
+    return (
+        label is None
+        or label is pd.NA
+        or (isinstance(label, (float, np.floating)) and np.isnan(label))
+        or str(label).strip() == ""
+    )
+
+
+def _whole(label: object) -> object:
+    """A whole number as an integer: a column with gaps holds 3.0 where it means 3."""
+    return int(label) if isinstance(label, (float, np.floating)) and float(label).is_integer() else label
+
+
+def _position(label: object, names: tuple[str, ...]) -> int | None:
+    """Index of a label: a class number where the source numbers its classes, else a class name."""
+    label = _whole(label)
+    if isinstance(label, (int, np.integer)) and not isinstance(label, bool):
+        return int(label) if 0 <= label < len(names) else None
+    return names.index(str(label)) if str(label) in names else None
+
+
+def _encode(
+    labels: list[object], true_labels: list[object], names: tuple[str, ...] | None
+) -> tuple[list[str], list[np.ndarray]]:
+    """Class names, and both label lists as positions in them (−1: missing or outside)."""
+    if names is None:
+        labels, true_labels = (
+            [v if _is_missing(v) else str(_whole(v)) for v in values] for values in (labels, true_labels)
+        )
+        texts = set(map(str, labels))
+        numeric = all(text.removeprefix("-").isdecimal() for text in texts)
+        names = tuple(sorted(texts, key=int)) if numeric else tuple(sorted(texts))
+    known = {label: _position(label, names) for label in {*labels, *true_labels} if not _is_missing(label)}
+
+    def encoded(values: list[object]) -> np.ndarray:
+        found = (None if _is_missing(value) else known[value] for value in values)
+        return np.array([-1 if position is None else position for position in found], dtype=np.int64)
+
+    return list(names), [encoded(labels), encoded(true_labels)]

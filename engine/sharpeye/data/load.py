@@ -1,0 +1,100 @@
+"""From a run's configuration to a training set and a disjoint, trusted validation split."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from sharpeye.config import DataConfig, SourceOptions
+from sharpeye.data.dataset import LabeledImages, ingest, natural_size
+from sharpeye.data.sources import Source, open_source
+from sharpeye.data.splits import by_column, by_list, by_share, reconcile
+from sharpeye.errors import InputError
+from sharpeye.progress import ImageReport
+from sharpeye.specs import DemoSource, FileSource, OwnSplit, TorchvisionSource, TrustedList, TrustedShare
+
+
+def open_sources(data: DataConfig) -> tuple[Source, Source | None]:
+    """The training source, and the validation split's own where it has one. Cheap: nothing is decoded.
+
+    Raises:
+        InputError: one of them is not there or cannot be read.
+    """
+    training = open_training(data)
+    return training, open_validation(data, training)
+
+
+def open_training(data: DataConfig) -> Source:
+    """The training source alone; raises InputError as `open_sources` does."""
+    return open_source(data.train, data.options)
+
+
+def open_validation(data: DataConfig, training: Source) -> Source | None:
+    """The validation split's own source, or None where it is drawn from the training source.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    if lacks_validation(data, training):
+        raise InputError(
+            f"{data.train}: no validation split; give --validation SPEC, add a split column or train/ and "
+            "validation/ "
+            "folders, or --validation share:0.1 if a tenth of its labels can be trusted"
+        )
+    spec = data.validation
+    if isinstance(spec, OwnSplit | TrustedShare | TrustedList) or (spec is None and training.has_splits):
+        return None
+    spec = spec or data.train
+    own = spec == data.train or isinstance(spec, TorchvisionSource)
+    root = SourceOptions(torchvision_root=data.options.torchvision_root)
+    options = data.options if own and not isinstance(spec, DemoSource) else root
+    return open_source(spec, replace(options, human_labels=None), default_split="validation")
+
+
+def load_splits(
+    data: DataConfig,
+    seed: int,
+    sources: tuple[Source, Source | None],
+    cache: Path,
+    input_size: Callable[[int], int],
+    report: ImageReport,
+) -> tuple[LabeledImages, LabeledImages]:
+    """Training set and validation split of a run, reconciled (see `reconcile`).
+
+    Args:
+        data: which images.
+        seed: which of them a share of trusted ones takes.
+        sources: from `open_sources`.
+        cache: folder of decoded data sets.
+        input_size: the images' own largest side -> pixels per side to decode to.
+        report: called with (images decoded, images in all).
+
+    Raises:
+        InputError: whatever is wrong with the sources.
+    """
+    source, validation = sources
+    training = load_training(data, source, cache, input_size, report)
+    if validation is not None:
+        return reconcile(training, ingest(validation, cache, training.images.shape[1], None, report))
+    if isinstance(data.validation, TrustedShare):
+        return reconcile(*by_share(training, data.validation.share, seed))
+    if isinstance(data.validation, TrustedList):
+        return reconcile(*by_list(training, Path(data.validation.path).expanduser()))
+    return reconcile(*by_column(training))
+
+
+def lacks_validation(data: DataConfig, training: Source) -> bool:
+    """Whether neither the configuration nor the source itself says which images can be trusted."""
+    own = training.has_splits or not isinstance(data.train, FileSource)
+    return data.validation is None and not own
+
+
+def load_training(
+    data: DataConfig,
+    source: Source,
+    cache: Path,
+    input_size: Callable[[int], int],
+    report: ImageReport,
+) -> LabeledImages:
+    """Every image of the training source, decoded; arguments and errors as of `load_splits`."""
+    size = data.image_size or input_size(natural_size(source))
+    return ingest(source, cache, size, data.limit, report)

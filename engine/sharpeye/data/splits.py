@@ -1,0 +1,169 @@
+"""The validation split: matched to the training set's classes, disjoint from it, or drawn from it."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sharpeye.data.dataset import LabeledImages
+from sharpeye.data.sources import read_csv
+from sharpeye.errors import InputError
+
+log = logging.getLogger(__name__)
+NAMED_IN_WARNING = 5
+
+
+def by_column(images: LabeledImages) -> tuple[LabeledImages, LabeledImages]:
+    """Training set and validation split after the source's own `split` column or folders.
+
+    Raises:
+        InputError: no image is marked as validation.
+    """
+    validation = images.splits == "validation"
+    if not validation.any() or validation.all():
+        raise InputError(
+            f"{images.name}: no image is marked as {'training' if validation.any() else 'validation'}; "
+            "give --validation SPEC, or --validation share:0.1 if a tenth of its labels can be trusted"
+        )
+    return _apart(images, validation)
+
+
+def by_list(images: LabeledImages, path: Path) -> tuple[LabeledImages, LabeledImages]:
+    """The images that a CSV names (columns `id` and `label`, trusted) become the validation split.
+
+    The rest is the training set.
+
+    Raises:
+        InputError: the file cannot be read, or a row names no image or no class.
+    """
+    table = read_csv(path)
+    if missing := {"id", "label"} - set(table.columns):
+        raise InputError(
+            f"{path}: no column {', '.join(sorted(missing))}; a list of trusted images has the columns id "
+            "and label"
+        )
+    rows = pd.Index(images.ids).get_indexer(pd.Index(table["id"].astype(str)))
+    labels = pd.Index(images.class_names).get_indexer(pd.Index(table["label"].astype(str)))
+    for column, found, what in (("id", rows, "training image"), ("label", labels, "class")):
+        if (found < 0).any():
+            at = int(np.argmax(found < 0))
+            raise InputError(f"{path}, row {at + 1}: no {what} is called {table[column].iloc[at]!r}")
+    chosen = np.zeros(len(images), dtype=bool)
+    chosen[rows] = True
+    trusted = images.labels.copy()
+    trusted[rows] = labels
+    training, validation = _apart(images, chosen)
+    return training, replace(validation, labels=trusted[chosen])
+
+
+def _apart(images: LabeledImages, validation: np.ndarray) -> tuple[LabeledImages, LabeledImages]:
+    """Training set and validation split; what was skipped so far is listed with the training set alone."""
+    chosen = images.subset(validation)
+    return images.subset(~validation), replace(chosen, skipped=chosen.skipped.iloc[:0])
+
+
+def by_share(images: LabeledImages, share: float, seed: int) -> tuple[LabeledImages, LabeledImages]:
+    """Draw a stratified share of every class, at least one image each, as validation split.
+
+    The rest is the training set.
+
+    Where rows are marked as trusted in a split column, only those are drawn from.
+
+    Args:
+        images: the training source.
+        share: above 0, at most 1.
+        seed: which images.
+
+    Raises:
+        InputError: no training image would be left.
+    """
+    trusted = np.flatnonzero(images.splits == "trusted")
+    if len(trusted) == 0:
+        trusted = np.arange(len(images))
+    chosen = np.zeros(len(images), dtype=bool)
+    chosen[trusted[stratified_share(images.labels[trusted], share, seed)]] = True
+    if chosen.all():
+        raise InputError(f"--validation share:{share}: no training image would be left")
+    return _apart(images, chosen)
+
+
+def stratified_share(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Mask of a random share of each class, at least one image each, shape (N,)."""
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        chosen[rows[: max(1, round(share * len(rows)))]] = True
+    return chosen
+
+
+def reconcile(training: LabeledImages, validation: LabeledImages) -> tuple[LabeledImages, LabeledImages]:
+    """Make the two fit to be compared: same classes, no common image, every class with validation images.
+
+    Training images that also stand in the validation split (equal content hash), and training images of a
+    class that has no validation image, are left out with a warning and a row in `skipped`.
+
+    Raises:
+        InputError: a validation label is not among the training classes, or nothing is left.
+    """
+    validation = _with_classes_of(training, validation)
+    leaked = np.isin(training.hashes, validation.hashes)
+    if leaked.any():
+        log.warning(
+            "%s: %d of its images also stand in the validation split; dropped from training: %s",
+            training.name,
+            leaked.sum(),
+            _some(training.ids[leaked]),
+        )
+        training = training.subset(~leaked, "also in the validation split")
+    if len(np.unique(validation.labels)) < 2:
+        raise InputError(f"{validation.name}: the validation split needs images of at least two classes")
+    missing = validation.class_counts() == 0
+    for index in np.flatnonzero(missing & (training.class_counts() > 0)):
+        name = training.class_names[index]
+        log.warning(
+            "class %r has no validation image, so its labels cannot be judged: its %d training images are "
+            "left out; "
+            "add some to the validation split",
+            name,
+            training.class_counts()[index],
+        )
+        training = training.subset(training.labels != index, f"class {name!r} has no validation image")
+    if len(training) == 0:
+        raise InputError(f"{training.name}: no training image is left to score")
+    return training, validation
+
+
+def _with_classes_of(training: LabeledImages, validation: LabeledImages) -> LabeledImages:
+    names = training.class_names
+    if validation.class_names == names:
+        return validation
+    used = np.unique(validation.labels)
+    # Numbers are positions only among classes that have names of their own.
+    numbered = all(name.isdecimal() for name in validation.class_names) and not any(
+        name.isdecimal() for name in names
+    )
+    positions = np.full(len(validation.class_names), -1)
+    for index in used:
+        name = validation.class_names[index]
+        if name in names:
+            positions[index] = names.index(name)
+        elif numbered and int(name) < len(names):
+            positions[index] = int(name)
+        else:
+            first = validation.ids[validation.labels == index][0]
+            raise InputError(
+                f"{validation.name}, {first}: label {name!r} is not among the training classes "
+                f"({', '.join(names[:20])}"
+                f"{', …' if len(names) > 20 else ''}); rename or remove it"
+            )
+    return replace(validation, labels=positions[validation.labels], class_names=names, true_labels=None)
+
+
+def _some(ids: np.ndarray) -> str:
+    more = len(ids) - NAMED_IN_WARNING
+    return ", ".join(map(str, ids[:NAMED_IN_WARNING])) + (
+        f" and {more} more (see skipped.csv)" if more > 0 else ""
+    )

@@ -1,0 +1,271 @@
+"""The data of the paper's Figures 2 and 3, of its error bound, and of the loss landscape: one table for all.
+
+Columns: `figure` (trajectory, distribution, landscape), `phase` (pretrain, erm, flat), `epoch`, `name`, `x`,
+`y`, `value`.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import roc_auc_score
+
+from sharpeye.curvature.fit import fit_curvature
+from sharpeye.curvature.linearization import predict
+from sharpeye.data.dataset import LabeledImages, SelectedImages
+from sharpeye.data.noise import flip_labels
+from sharpeye.data.splits import stratified_share
+from sharpeye.diagnostics.landscape import risk_slice
+from sharpeye.diagnostics.sharpness import (
+    Parameters,
+    Risk,
+    dot,
+    gradient,
+    hessian_trace,
+    moved,
+    noisy_risk,
+    norm,
+    risk_of,
+    top_eigenvalue,
+    trained_parameters,
+    worst_risk,
+)
+from sharpeye.influence.base import ScoringContext
+from sharpeye.influence.evaluation import evaluate
+from sharpeye.influence.methods import MINIMUM_METHODS, TRAJECTORY_METHODS
+from sharpeye.influence.noise_posterior import RELIANCE
+from sharpeye.influence.trajectory import TrajectoryContext
+from sharpeye.training.batches import Images, read_batches
+from sharpeye.training.models import Classifier
+from sharpeye.training.trainer import Snapshot
+
+RADIUS = 0.05
+SIGMA = 0.2
+SHARPNESS_IMAGES = 128
+BOUND_IMAGES = 48
+LANDSCAPE_REACH = 0.5
+RANKED_IMAGES = 2000
+VALIDATION_IMAGES = 1000
+# One image in so many of the validation split becomes a canary.
+CANARY_SHARE = 3
+BINS = np.linspace(-6, 4, 61)
+CLASSICAL = ("lissa", "tracin", "datainf")
+# The members of an ensemble are trained for each checkpoint: only where the paper's Figure 2 looks.
+PRETRAIN_ONLY = ("gex",)
+
+Rows = list[dict[str, object]]
+
+
+@dataclass(frozen=True)
+class KnownLabels:
+    """Images whose labels are known to be right or wrong.
+
+    Attributes:
+        images: uint8 (N, S, S, 3).
+        labels: given labels, (N,).
+        wrong: whether the given label is, (N,).
+    """
+
+    images: Images
+    labels: np.ndarray
+    wrong: np.ndarray
+
+    def key(self) -> str:
+        return hashlib.sha256(self.labels.tobytes() + self.wrong.tobytes()).hexdigest()
+
+
+def labels_known_by_truth(images: LabeledImages) -> KnownLabels | None:
+    """Up to RANKED_IMAGES training images whose true label is known.
+
+    None where that tells no right label from a wrong one.
+    """
+    if images.true_labels is None:
+        return None
+    rows = np.flatnonzero(images.true_labels >= 0)
+    rows = rows[evenly(len(rows), RANKED_IMAGES)] if len(rows) else rows
+    wrong = images.labels[rows] != images.true_labels[rows]
+    if not wrong.any() or wrong.all():
+        return None
+    return KnownLabels(SelectedImages(images.images, rows), images.labels[rows], wrong)
+
+
+def labels_of_canaries(
+    validation: LabeledImages, transition: np.ndarray, seed: int
+) -> tuple[LabeledImages, KnownLabels]:
+    """What is left of the validation split, and a share of it with labels flipped as training labels seem to
+    be.
+
+    The canaries must be scored by networks that trained on the rest alone.
+
+    Args:
+        validation: trusted.
+        transition: T[t, y] = P(given y | true t), estimated, (C, C).
+        seed: which images, and which labels.
+    """
+    chosen = stratified_share(validation.labels, 1 / CANARY_SHARE, seed)
+    held = validation.subset(chosen)
+    flipped = flip_labels(held.labels, transition / transition.sum(1, keepdims=True), seed)
+    return validation.subset(~chosen), KnownLabels(held.images, flipped, flipped != held.labels)
+
+
+def checkpoint_rows(
+    context: TrajectoryContext, known: KnownLabels, phase: str, snapshot: Snapshot, curvature: str
+) -> pd.DataFrame:
+    """All that is measured at one checkpoint: validation accuracy, loss and sharpness, the error bound, each
+    method's AUC, and how the influence of right and of wrong labels is distributed.
+
+    Args:
+        context: of the run; its validation split gives gradients, curvature and sharpness.
+        known: whose labels are ranked.
+        phase: `pretrain`, `erm` or `flat`.
+        snapshot: the checkpoint.
+        curvature: kind of curvature of the new influence.
+    """
+    context = replace(context, snapshots=(snapshot,), images=known.images, labels=known.labels)
+    values, distributions = _influence(context, known, curvature)
+    for name in CLASSICAL + (PRETRAIN_ONLY if phase == "pretrain" else ()):
+        scores = TRAJECTORY_METHODS[name].score(context).influence
+        values[f"auc {name}"] = float(roc_auc_score(known.wrong, scores))
+        if name == "lissa":
+            distributions["lissa"] = scores / max(float(np.abs(scores).mean()), 1e-30)
+    values |= _sharpness(context)
+    rows: Rows = [{"figure": "trajectory", "name": name, "value": value} for name, value in values.items()]
+    for name, scores in distributions.items():
+        for kind, chosen in (("right", ~known.wrong), ("wrong", known.wrong)):
+            counts, _ = np.histogram(scores[chosen].clip(BINS[0], BINS[-1]), BINS)
+            rows += [
+                {"figure": "distribution", "name": f"{name} {kind}", "x": float(x), "value": float(share)}
+                for x, share in zip((BINS[1:] + BINS[:-1]) / 2, counts / max(chosen.sum(), 1), strict=True)
+            ]
+    return _table(rows, phase, snapshot.epoch)
+
+
+def landscape_rows(context: TrajectoryContext, phase: str, snapshot: Snapshot) -> pd.DataFrame:
+    """The validation risk in a filter-normalised slice around a minimum."""
+    risk, at = validation_risk(context, context.at(snapshot))
+    places, values = risk_slice(risk, at, LANDSCAPE_REACH, context.seed)
+    rows: Rows = [
+        {"figure": "landscape", "name": "risk", "x": float(x), "y": float(y), "value": float(values[j, i])}
+        for i, x in enumerate(places)
+        for j, y in enumerate(places)
+    ]
+    return _table(rows, phase, snapshot.epoch)
+
+
+def _table(rows: Rows, phase: str, epoch: int) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["figure", "name", "x", "y", "value"]).astype(
+        {"x": float, "y": float, "value": float}
+    )
+    return table.assign(phase=phase, epoch=epoch)
+
+
+def _influence(
+    context: TrajectoryContext, known: KnownLabels, curvature: str
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """AUC of the new influence and of the plain loss, and log₁₀ of the new influence."""
+    model = context.trained()
+    fitted = fit_curvature(
+        model,
+        curvature,
+        context.parameters,
+        context.validation_images,
+        context.damping,
+        context.device,
+        context.seed,
+    )
+    evaluation = evaluate(
+        model,
+        fitted,
+        known.images,
+        known.labels,
+        parameters=context.parameters,
+        all_candidates=True,
+        mirrored=context.mirrored,
+        device=context.device,
+    )
+    scoring = ScoringContext(known.labels, model.head.out_features, evaluation, RELIANCE)
+    scores = {
+        name: MINIMUM_METHODS[method].score(scoring).influence
+        for name, method in (("influence", "fvm"), ("val_loss", "val_loss"))
+    }
+    values = {f"auc {name}": float(roc_auc_score(known.wrong, score)) for name, score in scores.items()}
+    return values, {"influence": np.log10(scores["influence"].clip(1e-30))}
+
+
+def validation_risk(context: TrajectoryContext, model: Classifier) -> tuple[Risk, Parameters]:
+    """R around a model, on up to SHARPNESS_IMAGES validation images, and the parameters there."""
+    rows = np.unique(np.linspace(0, len(context.validation_labels) - 1, SHARPNESS_IMAGES).astype(int))
+    [(_, batch)] = read_batches(context.validation_images, rows, len(rows), context.device)
+    labels = torch.from_numpy(context.validation_labels[rows]).to(context.device)
+    return risk_of(model, batch, labels), trained_parameters(model)
+
+
+def _sharpness(context: TrajectoryContext) -> dict[str, float]:
+    """Accuracy, loss and sharpness on the validation split, and the error bound there."""
+    model = context.trained()
+    right, losses = [], []
+    for rows, batch in read_batches(
+        context.validation_images, np.arange(len(context.validation_labels)), 500, context.device
+    ):
+        p = predict(model, batch)[1].cpu().numpy()
+        labels = context.validation_labels[rows]
+        right.append(p.argmax(1) == labels)
+        losses.append(-np.log(p[np.arange(len(rows)), labels].clip(1e-12)))
+    risk, at = validation_risk(context, model)
+    with torch.no_grad():
+        here = float(risk(at))
+    worst = worst_risk(risk, at, RADIUS)
+    slope = gradient(risk, at)
+    return {
+        "accuracy": float(np.concatenate(right).mean()),
+        "loss": float(np.concatenate(losses).mean()),
+        "sharpness": worst - here,
+        "noisy sharpness": noisy_risk(risk, at, SIGMA) - here,
+        "top eigenvalue": top_eigenvalue(risk, at),
+        "trace": hessian_trace(risk, at),
+        "gradient": norm(slope),
+        **_error_bound(context, model, risk, at, slope, here, worst),
+    }
+
+
+def _error_bound(
+    context: TrajectoryContext,
+    model: Classifier,
+    risk: Risk,
+    at: Parameters,
+    slope: Parameters,
+    here: float,
+    worst: float,
+) -> dict[str, float]:
+    """Theorem 3.2, P[sgn I ≠ sgn I*] ≤ exp(−2μ²/R^γ(θ)²), beside the share of wrong signs that is observed.
+
+    For some images, θ goes a length γ along −g(x, y), the step that more weight on the image would take; I*
+    is what the validation risk then does, I its first-order estimate, and μ the mean |I*|. R^γ is the worst
+    risk in the same ball.
+    """
+    rows = np.unique(np.linspace(0, len(context.labels) - 1, BOUND_IMAGES).astype(int))
+    wrong_signs: list[bool] = []
+    changes: list[float] = []
+    for _, image in read_batches(context.images, rows, 1, context.device):
+        label = torch.from_numpy(context.labels[rows[len(changes)]][None]).to(context.device)
+        direction = gradient(risk_of(model, image, label), at)
+        length = -RADIUS / max(norm(direction), 1e-30)
+        with torch.no_grad():
+            actual = float(risk(moved(at, direction, length))) - here
+        wrong_signs.append((actual > 0) != (length * dot(slope, direction) > 0))
+        changes.append(abs(actual))
+    mean = float(np.mean(changes))
+    return {
+        "sign error": float(np.mean(wrong_signs)),
+        "mean change": mean,
+        "worst risk": worst,
+        "error bound": math.exp(-2 * mean**2 / max(worst, 1e-30) ** 2),
+    }
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most that many row numbers, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))

@@ -1,0 +1,82 @@
+"""Where images lie in feature space: a map of it in two dimensions, and the nearest trusted images as
+evidence."""
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch.nn.functional import normalize
+
+MAP_IMAGES = 50_000
+SUSPECTS_ON_MAP = 10_000
+NEIGHBOURS = 15
+COMPONENTS = 50
+CHUNK = 4096
+
+
+def embed(features: np.ndarray, rank: np.ndarray, seed: int) -> np.ndarray:
+    """UMAP (arXiv 1802.03426) of features in two dimensions, after PCA to COMPONENTS.
+
+    Of more than MAP_IMAGES images, the SUSPECTS_ON_MAP most suspicious and an even choice of the others are
+    placed.
+
+    Args:
+        features: (N, d).
+        rank: 1 for the most suspicious image, (N,).
+        seed: of the layout; the same seed gives the same map.
+
+    Returns:
+        float32, (N, 2); NaN for images that are not placed.
+    """
+    placed = np.arange(len(features))
+    if len(features) > MAP_IMAGES:
+        order = np.argsort(rank)
+        others = order[SUSPECTS_ON_MAP:]
+        spaced = np.linspace(0, len(others) - 1, MAP_IMAGES - SUSPECTS_ON_MAP).astype(np.int64)
+        placed = np.sort(np.concatenate([order[:SUSPECTS_ON_MAP], others[spaced]]))
+    points = features[placed].astype(np.float32)
+    reduced = PCA(min(COMPONENTS, *points.shape), random_state=seed).fit_transform(points)
+    coordinates = np.full((len(features), 2), np.nan, dtype=np.float32)
+    if len(points) <= NEIGHBOURS:
+        coordinates[placed] = np.pad(reduced, ((0, 0), (0, 2)))[:, :2]
+    else:
+        from umap import UMAP
+
+        coordinates[placed] = UMAP(n_neighbors=NEIGHBOURS, random_state=seed, n_jobs=1).fit_transform(reduced)
+    return coordinates
+
+
+def nearest(
+    features: np.ndarray,
+    labels: np.ndarray,
+    references: np.ndarray,
+    reference_labels: np.ndarray,
+    count: int,
+    device: torch.device,
+) -> np.ndarray:
+    """The reference images of an image's label whose features are most alike (cosine), best first.
+
+    Args:
+        features: of the images, (N, d).
+        labels: class to look in, (N,).
+        references: features of the trusted images, (M, d).
+        reference_labels: their labels, (M,).
+        count: how many, k.
+        device: where to compute.
+
+    Returns:
+        Positions among the references, (N, k); −1 where the class has fewer.
+    """
+    found = np.full((len(features), count), -1, dtype=np.int32)
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(reference_labels == label)
+        if len(of_class) == 0:
+            continue
+        targets = normalize(torch.from_numpy(references[of_class]).to(device).float(), dim=1)
+        rows = np.flatnonzero(labels == label)
+        kept = min(count, len(of_class))
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            queries = normalize(torch.from_numpy(features[chunk]).to(device).float(), dim=1)
+            best = (queries @ targets.T).topk(kept, dim=1).indices.cpu().numpy()
+            found[chunk, :kept] = of_class[best]
+    return found

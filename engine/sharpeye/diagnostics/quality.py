@@ -1,0 +1,43 @@
+"""What is measured of a method where true labels are known, and what people call it."""
+
+from dataclasses import dataclass
+
+# Of fields of `Quality`; the pages, the command line and the benchmarks all take their titles from here.
+METRIC_TITLES = {
+    "auc": "detection AUC",
+    "ap": "average precision",
+    "p100": "precision at 100",
+    "p1000": "precision at 1,000",
+    "suggestion_accuracy": "suggestion accuracy",
+    "relabel_accuracy": "relabel accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Quality of a method's scores and suggestions; None where it is undefined or there are no true labels.
+
+    Attributes:
+        auc: area under the ROC curve of the influence as a detector of wrong labels.
+        ap: average precision of the same.
+        p100: share of wrong labels among the 100 most suspicious images.
+        p1000: the same of 1,000.
+        suggestion_accuracy: share of all images whose suggestion is the true label.
+        relabel_accuracy: the same over the wrongly labelled images.
+    """
+
+    auc: float | None = None
+    ap: float | None = None
+    p100: float | None = None
+    p1000: float | None = None
+    suggestion_accuracy: float | None = None
+    relabel_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class LabelAccuracy:
+    """Share of right labels, as given and with every suggestion applied that is more likely right than
+    not."""
+
+    given: float | None = None
+    cleaned: float | None = None

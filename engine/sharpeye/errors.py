@@ -1,0 +1,19 @@
+"""The exception that means: the input is wrong, and the message says what to do.
+
+And what tells that memory ran out.
+"""
+
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+
+
+class InputError(Exception):
+    """Bad input from the user: one clear line that names the file, row or field.
+
+    No traceback (exit code 2).
+    """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; of the CPU's, PyTorch raises a plain RuntimeError."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or any(said in told for said in OUT_OF_MEMORY)

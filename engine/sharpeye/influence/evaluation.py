@@ -1,0 +1,163 @@
+"""One pass over images at a validation minimum: features, losses and influence of every candidate label."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpeye.curvature.base import Curvature
+from sharpeye.curvature.gradients import select_layers
+from sharpeye.curvature.linearization import HEAD_BATCH, Jacobian, images_a_batch, linearize
+from sharpeye.influence.base import Evaluation
+from sharpeye.training.batches import Images, mirror, read_batches
+from sharpeye.training.devices import watched_memory
+from sharpeye.training.models import Classifier
+
+MAX_CANDIDATES = 20
+SMALLEST_PROBABILITY = 1e-12
+
+
+def evaluate(
+    model: Classifier,
+    curvature: Curvature,
+    images: Images,
+    labels: np.ndarray,
+    classes: np.ndarray | None = None,
+    *,
+    parameters: str,
+    all_candidates: bool,
+    mirrored: bool,
+    device: torch.device,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    divisor: int = 1,
+) -> Evaluation:
+    """Score images at θ̃; a pure function of model, curvature and batch, so it may run over any partition of
+    the images.
+
+    Args:
+        model: at the minimum, in eval mode, on `device`.
+        curvature: fitted there, over the same `parameters`.
+        images: uint8, (N, S, S, 3).
+        labels: given labels, (N,).
+        classes: candidate classes, (N, k); None: see `candidate_classes`.
+        parameters: what the influence is taken over.
+        all_candidates: score every candidate label, not only the given one.
+        mirrored: average each quantity over the image and its mirror image.
+        device: where to compute.
+        report: called with (images done, images in all).
+        divisor: batches are this many times smaller than usual, where memory is short.
+    """
+    started = time.monotonic()
+    layers = select_layers(model, parameters)
+    class_count = model.head.out_features
+    kinds = min(class_count, MAX_CANDIDATES) + 1 if all_candidates else 1
+    batch_size = (
+        max(1, HEAD_BATCH // divisor) if parameters == "head" else images_a_batch(layers, kinds * divisor)
+    )
+    parts: list[tuple[Tensor, ...]] = []
+    with watched_memory(device) as peak_memory:
+        for rows, batch in read_batches(images, np.arange(len(images)), batch_size, device):
+            views = [batch, mirror(batch)] if mirrored else [batch]
+            given = torch.from_numpy(labels[rows]).to(device)
+            seen = [linearize(model, layers, view, parameters) for view in views]
+            losses = torch.stack([-p.clamp_min(SMALLEST_PROBABILITY).log() for _, p, _ in seen]).mean(0)
+            chosen = (
+                candidate_classes(losses, given)
+                if classes is None
+                else torch.from_numpy(classes[rows]).to(device)
+            )
+            influence, leverage = zip(
+                *[
+                    view_influence(curvature, jacobian, p, chosen if all_candidates else None, given)
+                    for _, p, jacobian in seen
+                ],
+                strict=True,
+            )
+            features = torch.stack([phi for phi, _, _ in seen]).mean(0)
+            kept = (
+                chosen,
+                losses.gather(1, chosen),
+                torch.stack(influence).mean(0),
+                torch.stack(leverage).mean(0),
+                features.half(),
+            )
+            parts.append(tuple(t.cpu() for t in kept))
+            report(int(rows[-1]) + 1, len(images))
+        memory_mb = peak_memory()
+    columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+    return Evaluation(
+        classes=columns[0],
+        losses=columns[1],
+        influence=columns[2],
+        leverage=columns[3] if all_candidates else None,
+        features=columns[4],
+        seconds=time.monotonic() - started,
+        memory_mb=memory_mb,
+    )
+
+
+def mean_evaluation(parts: list[Evaluation], weights: list[float]) -> Evaluation:
+    """Weighted mean of the losses, influence and leverage of evaluations of the same candidate classes.
+
+    The features of the last.
+    """
+
+    def mean(arrays: list[np.ndarray]) -> np.ndarray:
+        result: np.ndarray = np.average(arrays, axis=0, weights=weights).astype(arrays[0].dtype)
+        return result
+
+    leverage = [part.leverage for part in parts if part.leverage is not None]
+    return replace(
+        parts[-1],
+        losses=mean([part.losses for part in parts]),
+        influence=mean([part.influence for part in parts]),
+        leverage=mean(leverage) if leverage else None,
+        seconds=sum(part.seconds for part in parts),
+        memory_mb=max(part.memory_mb for part in parts),
+    )
+
+
+def candidate_classes(losses: Tensor, given: Tensor) -> Tensor:
+    """All C classes; or, of more than MAX_CANDIDATES, the given one and the most probable others, (B, k)."""
+    count = losses.shape[1]
+    if count <= MAX_CANDIDATES:
+        return torch.arange(count, device=losses.device).expand(len(losses), -1)
+    first = losses.scatter(1, given[:, None], -1.0)
+    return first.topk(MAX_CANDIDATES, largest=False).indices
+
+
+def view_influence(
+    curvature: Curvature, jacobian: Jacobian, probabilities: Tensor, classes: Tensor | None, given: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Influence of each candidate label and the leverage tr M(x), from one Gram matrix an image.
+
+    With M = J(H + λI)⁻¹Jᵀ: candidate(c) = r_cᵀMr_c, r_c = p − e_c. The rows of M are those of the candidates;
+    where these are not all classes, those of r_c and of p, so that what cancels is the leverage, which is
+    large, and not the influence.
+
+    Args:
+        curvature: (H + λI), factored.
+        jacobian: v (K, B, C) -> Jᵀv.
+        probabilities: p, (B, C).
+        classes: candidates, (B, k); None for the given label only.
+        given: given labels, (B,).
+
+    Returns:
+        (B, k) and (B,); for the given label only, (B, 1) and zeros.
+    """
+    identity = torch.eye(probabilities.shape[1], dtype=probabilities.dtype, device=probabilities.device)
+    if classes is None:
+        quadratic = curvature.inverse_quadratic(jacobian((probabilities - identity[given])[None]))
+        return quadratic.T, torch.zeros_like(quadratic[0])
+    chosen = identity[classes].transpose(0, 1)
+    if classes.shape[1] == probabilities.shape[1]:
+        matrix = curvature.inverse_gram(jacobian(chosen))
+        residuals = probabilities[:, None] - identity
+        influence = ((residuals @ matrix) * residuals).sum(2)
+        return influence, matrix.diagonal(dim1=1, dim2=2).sum(1)
+    matrix = curvature.inverse_gram(jacobian(torch.cat([probabilities - chosen, probabilities[None]])))
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    return diagonal[:, :-1], (diagonal[:, -1:] - 2 * matrix[:, :-1, -1] + diagonal[:, :-1]).sum(1)

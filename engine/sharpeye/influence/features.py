@@ -1,0 +1,136 @@
+"""Influence of feature vectors under a linear classifier, on plain arrays: no images, no workspace."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from sharpeye.errors import InputError
+from sharpeye.influence.base import Candidates, ScoringContext
+from sharpeye.influence.noise_posterior import RELIANCE, NoisePosterior, noise_posterior
+
+# Of the mean squared distance that features are scaled to.
+LEARNING_RATE = 1.0
+WEIGHT_DECAY = 1e-3
+EPOCHS = 60
+MOST_STEPS_AN_EPOCH = 50
+SMALLEST = 1e-12
+
+
+def score_features(
+    features: ArrayLike,
+    labels: ArrayLike,
+    validation_features: ArrayLike,
+    validation_labels: ArrayLike,
+    damping: float,
+    seed: int,
+) -> pd.DataFrame:
+    """See `sharpeye.score`."""
+    import torch
+    from torch import nn
+
+    from sharpeye.curvature.fit import fit_curvature
+    from sharpeye.influence.evaluation import evaluate
+    from sharpeye.influence.methods import MINIMUM_METHODS, loss_posterior
+    from sharpeye.training.models import Classifier
+    from sharpeye.training.trainer import TrainingPlan, train
+
+    training, split = _matrix("features", features), _matrix("validation_features", validation_features)
+    if training.shape[1] != split.shape[1]:
+        raise InputError(f"features have {training.shape[1]} columns, validation_features {split.shape[1]}")
+    given, trusted = np.asarray(labels).reshape(-1), np.asarray(validation_labels).reshape(-1)
+    for name, values, rows in (("labels", given, training), ("validation_labels", trusted, split)):
+        if len(values) != len(rows):
+            raise InputError(f"{name} has {len(values):,} entries for {len(rows):,} rows of features")
+    classes = np.unique(trusted)
+    unknown = ~np.isin(given, classes)
+    if unknown.any():
+        row = int(unknown.argmax())
+        raise InputError(f"labels, row {row}: no validation image has the label {given[row]!r}")
+    if len(classes) < 2:
+        raise InputError("validation_labels: at least two classes are needed")
+    centre = split.mean(0)
+    scale = max(float(np.sqrt(((split - centre) ** 2).sum(1).mean())), SMALLEST)
+    training, split = (training - centre) / scale, (split - centre) / scale
+    codes, targets = np.searchsorted(classes, given), np.searchsorted(classes, trusted)
+
+    device = torch.device("cpu")
+    head = nn.Linear(split.shape[1], len(classes))
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    model = Classifier(nn.Identity(), head)
+    plan = TrainingPlan(
+        epochs=EPOCHS,
+        optimizer="lpf-sgd",
+        learning_rate=LEARNING_RATE,
+        batch_size=max(2, len(split) // min(MOST_STEPS_AN_EPOCH, max(1, len(split) // 8))),
+        weight_decay=WEIGHT_DECAY,
+        snapshots=0,
+    )
+    with TemporaryDirectory() as folder:
+        train(
+            model,
+            split,
+            targets,
+            plan,
+            stage="minimum",
+            seed=seed,
+            device=device,
+            checkpoint=Path(folder) / "head.safetensors",
+            report=lambda step: None,
+        )
+    curvature = fit_curvature(model, "kfac", "head", split, damping, device, seed)
+    evaluation = evaluate(
+        model,
+        curvature,
+        training,
+        codes,
+        parameters="head",
+        all_candidates=True,
+        mirrored=False,
+        device=device,
+    )
+    scoring = ScoringContext(codes, len(classes), evaluation, RELIANCE)
+    posterior = loss_posterior(scoring)
+    return pd.DataFrame(
+        {
+            "fvm": MINIMUM_METHODS["fvm"].score(scoring).influence,
+            "val_loss": MINIMUM_METHODS["val_loss"].score(scoring).influence,
+            "suggested_label": classes[posterior.suggestion],
+            "confidence": posterior.confidence,
+            "wrong_probability": posterior.wrong,
+        }
+    )
+
+
+def posterior_of_probabilities(probabilities: ArrayLike, labels: ArrayLike) -> NoisePosterior:
+    """See `sharpeye.noise_posterior`."""
+    p, given = _matrix("probabilities", probabilities), np.asarray(labels).reshape(-1)
+    if len(given) != len(p):
+        raise InputError(f"labels has {len(given):,} entries for {len(p):,} rows of probabilities")
+    if not np.issubdtype(given.dtype, np.integer):
+        raise InputError(f"labels must be class numbers, not {given.dtype}")
+    broken = (p < 0).any(1) | (np.abs(p.sum(1) - 1) > 1e-3)
+    outside = (given < 0) | (given >= p.shape[1])
+    for rows, what in (
+        (broken, "is no distribution"),
+        (outside, f"has a label outside the {p.shape[1]} classes"),
+    ):
+        if rows.any():
+            raise InputError(f"row {int(rows.argmax())} {what}")
+    classes = np.broadcast_to(np.arange(p.shape[1]), p.shape)
+    candidates = Candidates(classes, -np.log(np.maximum(p, SMALLEST)))
+    return noise_posterior(candidates, given.astype(np.int64), p.shape[1], temperature=1.0)
+
+
+def _matrix(name: str, values: ArrayLike) -> np.ndarray:
+    """A finite matrix of float32; raises InputError that names it."""
+    array = np.asarray(values, dtype=np.float32)
+    if array.ndim != 2 or array.size == 0:
+        raise InputError(f"{name} must have two axes and at least one row, not the shape {array.shape}")
+    finite = np.isfinite(array).all(1)
+    if not finite.all():
+        raise InputError(f"{name}, row {int((~finite).argmax())}: a number is missing or infinite")
+    return array

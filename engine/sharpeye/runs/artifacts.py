@@ -1,0 +1,86 @@
+"""Results that runs share: computed once for each set of inputs, and read from disk after that."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from torch import nn
+
+from sharpeye.config import VERSION, digest
+from sharpeye.files import replacing
+from sharpeye.runs.context import Execution, RunContext
+
+Inputs = TypeVar("Inputs")
+Result = TypeVar("Result")
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """Something that says itself what identifies it, such as images or a trained network."""
+
+    def key(self) -> str: ...
+
+
+def cached(
+    context: RunContext,
+    name: str,
+    inputs: Inputs,
+    compute: Callable[[Inputs, Execution], Result],
+    save: Callable[[Result, Path], None],
+    load: Callable[[Path], Result],
+    suffix: str = ".safetensors",
+) -> Result:
+    """The result of `compute(inputs, execution)`: read from the workspace where it is there, else computed
+    and written.
+
+    Args:
+        context: of the run; `compute` sees only its execution.
+        name: of the artifact.
+        inputs: a frozen dataclass. All of it is hashed, and nothing else reaches `compute`, so that no choice
+            that decides the result can be left out of the key.
+        compute: makes the result.
+        save: writes a result to a path.
+        load: reads it back.
+        suffix: of the file.
+    """
+    path = artifact_path(context, name, inputs, suffix)
+    if not path.exists():
+        result = compute(inputs, context.execution)
+        with replacing(path) as temporary:
+            save(result, temporary)
+    return load(path)
+
+
+def artifact_path(context: RunContext, name: str, inputs: object, suffix: str = ".safetensors") -> Path:
+    """Where the artifact of some inputs is kept."""
+    return context.workspace.artifact(name.replace(" ", "-"), key_of(inputs), suffix)
+
+
+def key_of(inputs: object) -> str:
+    """What identifies inputs: a digest of all fields of a frozen dataclass, and of the version of this
+    program.
+
+    Raises:
+        TypeError: a field is of a type that has no identity.
+    """
+    return digest(VERSION, type(inputs).__name__, identity(inputs))
+
+
+def identity(value: object) -> object:
+    """A JSON value that is equal for equal values, and only for these."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Identified):
+        return value.key()
+    if isinstance(value, np.ndarray):
+        content = hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=16).hexdigest()
+        return [str(value.dtype), list(value.shape), content]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: identity(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple | list):
+        return [identity(item) for item in value]
+    kind = "a network" if isinstance(value, nn.Module) else type(value).__name__
+    raise TypeError(f"{kind} has no identity: give it a method key(), or leave it out of the inputs")

@@ -1,0 +1,221 @@
+"""What leaves the workspace: cleaned labels, a cleaned copy of an image folder, and the decision log."""
+
+import itertools
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from sharpeye.data.dataset import open_dataset
+from sharpeye.data.sources import class_folders, holds_splits, read_csv, read_parquet_schema
+from sharpeye.errors import InputError
+from sharpeye.files import replacing, replacing_folder
+from sharpeye.runs.decisions import current_decisions, read_log, write_log
+from sharpeye.runs.result import read_result
+from sharpeye.runs.scores import read_scores
+from sharpeye.runs.store import RunRow, dataset_source
+from sharpeye.runs.workspace import Workspace
+from sharpeye.specs import TrustedList
+
+LOG_TYPES: dict[str, type[float] | type[str] | Literal["Int64"]] = {
+    "seq": "Int64",
+    "at": float,
+    "target": "Int64",
+    **dict.fromkeys(("who", "run", "kind", "image", "verdict", "from_label", "to_label"), str),
+}
+
+
+def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: RunRow) -> pd.DataFrame:
+    """One row a usable image of a run's training source (up to its limit): id, given_label, final_label,
+    decision, when.
+
+    Only decisions change a label: an accepted or chosen label is final, every other image keeps the given
+    one. Images that were not scored, because they are trusted, say, come last; those that a person confirmed
+    (`ids:FILE`) with that label.
+
+    Raises:
+        InputError: the run has no scores yet.
+    """
+    images = open_dataset(workspace.decoded / read_result(workspace.run(row.id)).images.training)
+    rest = pd.DataFrame(
+        {"id": images.ids, "given_label": np.array(images.class_names, dtype=object)[images.labels]}
+    )
+    scored = read_scores(workspace.run(row.id).scores, ["id", "given_label"]).astype(str)
+    table = pd.concat([scored, rest[~rest["id"].isin(scored["id"])]], ignore_index=True)
+    confirmed = pd.Series(dtype=object)
+    trusted = row.run_config().data.validation
+    if isinstance(trusted, TrustedList):
+        listed = read_csv(Path(trusted.path).expanduser()).astype(str)
+        confirmed = listed.drop_duplicates("id", keep="last").set_index("id")["label"]
+    confirmed = confirmed.reindex(table["id"]).reset_index(drop=True)
+    made = current_decisions(connection, row.dataset).set_index("image").reindex(table["id"]).reset_index()
+    table["final_label"] = made["to_label"].fillna(confirmed).fillna(table["given_label"])
+    table["decision"] = made["verdict"].fillna(confirmed.notna().map({True: "confirm", False: ""}))
+    table["when"] = pd.to_datetime(made["at"], unit="s", utc=True)
+    return table
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that an export writes, and that the app offers as a download.
+
+    Attributes:
+        name: of the file.
+        title: for people.
+        table: what it holds: the cleaned labels, or the decision log.
+        content: the table in the file's format.
+    """
+
+    name: str
+    title: str
+    table: Literal["labels", "decisions"]
+    content: Callable[[pd.DataFrame], bytes]
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False).encode()
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    return table.to_parquet(index=False)
+
+
+EXPORTED_FILES = (
+    ExportedFile("labels.csv", "Labels, CSV", "labels", _csv),
+    ExportedFile("labels.parquet", "Labels, Parquet", "labels", _parquet),
+    ExportedFile("decisions.csv", "Decision log", "decisions", _csv),
+)
+
+
+def exported_content(
+    connection: sqlite3.Connection, workspace: Workspace, row: RunRow, file: ExportedFile
+) -> bytes:
+    """Content of one file of an export; raises InputError where the run has no scores yet."""
+    return file.content(_exported_tables(connection, workspace, row)[file.table])
+
+
+def _exported_tables(
+    connection: sqlite3.Connection, workspace: Workspace, row: RunRow
+) -> dict[str, pd.DataFrame]:
+    return {
+        "labels": cleaned_labels(connection, workspace, row),
+        "decisions": read_log(connection, row.dataset),
+    }
+
+
+def export(
+    connection: sqlite3.Connection, workspace: Workspace, row: RunRow, target: Path, with_images: bool
+) -> pd.DataFrame:
+    """Write EXPORTED_FILES to a folder; with images also images/, a cleaned copy.
+
+    Returns:
+        The cleaned labels.
+
+    Raises:
+        InputError: nothing to export, images of a source that is no folder of class folders, or a file in the
+            way that no export wrote. Nothing is written then.
+    """
+    tables = _exported_tables(connection, workspace, row)
+    source = Path(dataset_source(connection, row.dataset)[0])
+    if with_images and not source.is_dir():
+        raise InputError(
+            f"{source}: only a folder of class folders can be copied; labels.csv holds the cleaned labels"
+        )
+    if with_images and (target / "images").exists():
+        raise InputError(f"{target / 'images'}: exists already; remove it, or export to another folder")
+    for file in EXPORTED_FILES:
+        path = target / file.name
+        if path.exists() and _columns(path) != list(tables[file.table].columns):
+            raise InputError(f"{path}: is there already and no export wrote it; export to another folder")
+    if with_images:
+        copy_images(source, target / "images", tables["labels"])
+    for file in EXPORTED_FILES:
+        with replacing(target / file.name) as temporary:
+            temporary.write_bytes(file.content(tables[file.table]))
+    return tables["labels"]
+
+
+def _columns(path: Path) -> list[str] | None:
+    """Names of the columns of a CSV or Parquet file; None where it is none."""
+    try:
+        if path.suffix == ".csv":
+            return list(pd.read_csv(path, nrows=0).columns)
+        return list(read_parquet_schema(path).names)
+    except (OSError, ValueError, InputError):
+        return None
+
+
+def copy_images(source: Path, target: Path, labels: pd.DataFrame) -> None:
+    """Lay every image of a class folder under the folder of its final label: hard links where possible, else
+    copies.
+
+    A split folder above the class folder and folders below it are kept, and so is the place of images without
+    a row in `labels`; a relabelled image whose name is taken there gets its old label, and where that is not
+    enough a number, into its name. What cannot be opened is left out.
+    """
+    depth = 1 if holds_splits(source) else 0
+    images = class_folders(source.resolve())
+    known = {
+        image: (given, final)
+        for image, given, final in labels[["id", "given_label", "final_label"]].itertuples(index=False)
+    }
+    placed = [
+        (record.id, record.image.resolve(), *known.get(record.id, (str(record.label), str(record.label))))
+        for record in images.read(np.arange(images.count))
+        if isinstance(record.image, Path) and record.image.is_file() and os.access(record.image, os.R_OK)
+    ]
+    with replacing_folder(target) as temporary:
+        for image, file, given, final in sorted(placed, key=lambda item: item[2] != item[3]):
+            parts = Path(image).parts
+            wanted = temporary.joinpath(*parts[:depth], final, *parts[depth + 1 :])
+            wanted.parent.mkdir(parents=True, exist_ok=True)
+            place = next(
+                name
+                for number in itertools.count()
+                if not (name := _numbered(wanted, given, number)).exists()
+            )  # never an existing file: it may be a link to one of the originals
+            try:
+                os.link(file, place)
+            except OSError:
+                shutil.copy2(file, place)
+
+
+def _numbered(place: Path, given: str, number: int) -> Path:
+    """The name wanted; the same with the old label; then with a number too."""
+    if number == 0:
+        return place
+    return place.with_name(f"{place.stem}-was-{given}{'' if number == 1 else f'-{number}'}{place.suffix}")
+
+
+def import_log(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, path: Path) -> int:
+    """Append a decisions.csv that `export` wrote to the log of a run's dataset.
+
+    Returns how many actions were added.
+
+    Raises:
+        InputError: the run has no scores yet, or the file is missing, no decision log, or gives a label that
+            is no class of the run; nothing is added.
+    """
+    try:
+        # Only an empty field is missing: a class may well be called None or NA.
+        log = pd.read_csv(path, dtype=LOG_TYPES, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable decision log ({error})") from error
+    missing = LOG_TYPES.keys() - set(log.columns)
+    if missing:
+        raise InputError(f"{path}: not a decision log, it has no column {', '.join(sorted(missing))}")
+    for column in ("seq", "at", "who", "run", "kind"):
+        if log[column].isna().any():
+            raise InputError(f"{path}, row {int(log[column].isna().argmax()) + 1}: {column} is empty")
+    classes = read_result(workspace.run(row.id)).classes_in_order
+    unknown = log["to_label"].notna() & ~log["to_label"].isin(classes)
+    if unknown.any():
+        at = int(unknown.argmax())
+        raise InputError(f"{path}, row {at + 1}: {log['to_label'].iloc[at]!r} is no class of run {row.id}")
+    return write_log(connection, row.dataset, log)

@@ -1,0 +1,245 @@
+"""Inspection of a data set before anything is computed on it: what it holds, what is left out, how long a run
+would take.
+
+    python -P -m sharpeye.runs.inspection WORKSPACE KEY
+
+It is a process of its own, whose report is a file, so it outlives the page that asked for it.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sharpeye.config import BUDGETS, RunConfig, digest
+from sharpeye.files import replacing
+from sharpeye.runs.reports import Advance, Report, read_report, start_report, write_report
+from sharpeye.runs.workspace import InspectionFolder, Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sharpeye.data.dataset import LabeledImages
+
+# Umap compiles itself for most of this; a map holds a bounded number of images.
+MAP_SECONDS = 30
+MAP_MEMORY_MB = 300
+SPEED_IMAGES = 768
+SAMPLE_PER_CLASS = 12
+
+
+@dataclass(frozen=True)
+class InspectedSplit:
+    """What a training set or validation split holds.
+
+    Attributes:
+        name: how messages call it.
+        images: number of usable images.
+        counts: images of each class.
+        decoded: name of the decoded data set.
+        sample: by class number, rows of some of its images in the decoded data set.
+    """
+
+    name: str
+    images: int
+    counts: tuple[int, ...]
+    decoded: str
+    sample: dict[int, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """What a run with the small model would take on this machine."""
+
+    seconds: float
+    memory_mb: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a data set holds.
+
+    Attributes:
+        class_names: C names.
+        image_size: pixels per side fed to the model.
+        has_true_labels: whether it brings true labels.
+        skipped: number of rows left out, by reason.
+        duplicates: images that repeat another one.
+        contradictions: different images that occur with more than one label.
+        warnings: what the user should know.
+        training: the training set.
+        validation: the validation split; None where there is none yet.
+        estimates: by budget; empty without a validation split.
+    """
+
+    class_names: tuple[str, ...]
+    image_size: int
+    has_true_labels: bool
+    skipped: dict[str, int]
+    duplicates: int
+    contradictions: int
+    warnings: tuple[str, ...]
+    training: InspectedSplit
+    validation: InspectedSplit | None = None
+    estimates: dict[str, RunEstimate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InspectedData:
+    """A data set that was inspected: its key, its configuration and the report."""
+
+    key: str
+    config: RunConfig
+    report: Report[Inspection]
+
+
+def start_inspection(workspace: Workspace, config: RunConfig) -> str:
+    """Start to inspect a configuration's data; the key under which the report will be found."""
+    key = digest(repr(config.data))
+    folder = workspace.inspection(key)
+    with replacing(folder.config) as temporary:
+        temporary.write_text(config.to_json())
+    start_report(folder, "sharpeye.runs.inspection", str(workspace.root), key)
+    return key
+
+
+def read_inspection(workspace: Workspace, key: str) -> Report[Inspection] | None:
+    """The report on a data set as it stands; None where there is none."""
+    return read_report(workspace.inspection(key), Inspection)
+
+
+def inspections(workspace: Workspace) -> list[InspectedData]:
+    """All data sets that were inspected, the latest first."""
+    inspected = []
+    for path in workspace.inspections.glob("*/config.json"):
+        report = read_inspection(workspace, path.parent.name)
+        if report is not None:
+            inspected.append(InspectedData(path.parent.name, RunConfig.from_json(path.read_text()), report))
+    return sorted(inspected, key=lambda one: -one.report.started)
+
+
+def inspect(
+    workspace: Workspace, folder: InspectionFolder, config: RunConfig, advance: Advance
+) -> Inspection:
+    """Decode a data set and say what it holds.
+
+    Raises:
+        InputError: whatever is wrong with it.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from sharpeye.data.load import (
+        lacks_validation,
+        load_splits,
+        load_training,
+        open_training,
+        open_validation,
+    )
+    from sharpeye.training.models import input_size
+
+    def report(done: int, total: int) -> None:
+        advance("decode", done, total)
+
+    def size_of(natural: int) -> int:
+        return input_size(config.model, natural)
+
+    data = config.data
+    source = open_training(data)
+    warnings: list[str] = []
+    if lacks_validation(data, source):
+        training, validation = load_training(data, source, workspace.decoded, size_of, report), None
+    else:
+        sources = source, open_validation(data, source)
+        with _collected_warnings() as warnings:
+            training, validation = load_splits(data, config.seed, sources, workspace.decoded, size_of, report)
+    parts = [training] if validation is None else [training, validation]
+    skipped = pd.concat([part.skipped for part in parts], ignore_index=True)
+    with replacing(folder.skipped) as temporary:
+        skipped.to_csv(temporary, index=False)
+    reasons = skipped["reason"].str.replace(r"\(.*\)", "", regex=True).str.strip()
+    by_content = pd.DataFrame({"hash": training.hashes, "label": training.labels}).groupby("hash")["label"]
+    repeated = by_content.agg(["size", "nunique"])
+    estimates = {}
+    if validation is not None:
+        advance("measure speed", 0, 0)
+        some = np.asarray(training.images[np.arange(min(len(training), SPEED_IMAGES))])
+        counts = len(training), len(validation)
+        estimates = _estimates(config, some, len(training.class_names), *counts)
+    return Inspection(
+        class_names=training.class_names,
+        image_size=int(training.images.shape[1]),
+        has_true_labels=training.true_labels is not None,
+        skipped={str(reason): int(count) for reason, count in reasons.value_counts().items()},
+        duplicates=int((repeated["size"] - 1).sum()),
+        contradictions=int((repeated["nunique"] > 1).sum()),
+        warnings=tuple(warnings),
+        training=_inspected(training),
+        validation=None if validation is None else _inspected(validation),
+        estimates=estimates,
+    )
+
+
+def _inspected(images: "LabeledImages") -> InspectedSplit:
+    import numpy as np
+
+    sample = {}
+    for label in np.unique(images.labels):
+        rows = images.rows[images.labels == label]
+        spaced = np.unique(np.linspace(0, len(rows) - 1, SAMPLE_PER_CLASS).astype(int))
+        sample[int(label)] = tuple(rows[spaced].tolist())
+    counts = tuple(images.class_counts().tolist())
+    return InspectedSplit(images.name, len(images), counts, images.folder.name, sample)
+
+
+def _estimates(
+    config: RunConfig, images: "np.ndarray", classes: int, training: int, validation: int
+) -> dict[str, RunEstimate]:
+    """Seconds and memory that a run of each budget would take with the small model, from a few steps of
+    training here."""
+    from sharpeye.training.budgets import images_of_stages, plans
+    from sharpeye.training.devices import peak_memory_mb, select_device
+    from sharpeye.training.speed import training_speed
+
+    speed = training_speed(images, classes, select_device(config.device))
+    per_image = 4 * 256 + 16 * min(classes, 20)
+    memory = peak_memory_mb() + MAP_MEMORY_MB + 2 * training * per_image / 2**20
+    counts = images_of_stages(training, validation)
+    estimates = {}
+    for budget in BUDGETS:
+        planned = plans(budget, counts, mirrored=True, pretrained=False)
+        trained = sum(plan.epochs * counts[name] for name, plan in planned.items())
+        seconds = trained / speed + training * 0.6 / speed + MAP_SECONDS
+        estimates[budget] = RunEstimate(round(seconds), round(memory))
+    return estimates
+
+
+@contextmanager
+def _collected_warnings() -> Iterator[list[str]]:
+    """What the data code warns of, to show it to the user."""
+    lines: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    listener = Listener(logging.WARNING)
+    logging.getLogger("sharpeye.data").addHandler(listener)
+    try:
+        yield lines
+    finally:
+        logging.getLogger("sharpeye.data").removeHandler(listener)
+
+
+def main(workspace: Workspace, key: str) -> None:
+    """Inspect a data set and write the report."""
+    folder = workspace.inspection(key)
+    config = RunConfig.from_json(folder.config.read_text())
+    write_report(folder, lambda advance: inspect(workspace, folder, config, advance))
+
+
+if __name__ == "__main__":
+    main(Workspace(Path(sys.argv[1])), sys.argv[2])

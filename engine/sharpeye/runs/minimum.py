@@ -1,0 +1,385 @@
+"""The stages that train, on the given labels, then to a minimum of the validation risk, and the evaluation
+of images there."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch_file
+from safetensors.torch import save_file as save_torch_file
+
+from sharpeye.curvature.base import Curvature
+from sharpeye.curvature.fit import fit_curvature, restore_curvature
+from sharpeye.data.dataset import JoinedImages, LabeledImages
+from sharpeye.influence.base import Evaluation, MinimumKind, ScoringContext
+from sharpeye.influence.evaluation import evaluate, mean_evaluation
+from sharpeye.influence.methods import loss_posterior
+from sharpeye.influence.noise_posterior import REFINED_RELIANCE, REFINING_RELIANCE, RELIANCE
+from sharpeye.progress import image_report
+from sharpeye.runs.artifacts import artifact_path, cached, key_of
+from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
+from sharpeye.runs.stages import (
+    BELIEFS,
+    PRETRAIN,
+    REFINE,
+    curvature_stage,
+    final_minimum_stage,
+    minimum_stage,
+    score_stage,
+)
+from sharpeye.training.batches import Images, Labels, SoftLabels, read_batches
+from sharpeye.training.budgets import images_of_stages, plans
+from sharpeye.training.models import Classifier, build_model, whiten
+from sharpeye.training.trainer import Snapshot, TrainingPlan, snapshots, train
+
+WHITENING_IMAGES = 2000
+# So that the refined network starts from other weights than the first.
+REFINED_SEED = 1000
+# Of the refined minimum, which errs less, against 1 of the first (chosen on CIFAR-10N random1).
+REFINED_WEIGHT = 3.0
+
+
+@dataclass(frozen=True)
+class NetworkInputs:
+    """All that decides a network before it is trained.
+
+    Attributes:
+        model: its name.
+        weights: what identifies the weights that it starts from.
+        class_count: C.
+        seed: of random weights.
+        images: those that the first layer of the small model is whitened on.
+    """
+
+    model: str
+    weights: str
+    class_count: int
+    seed: int
+    images: LabeledImages
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """All that decides what a stage of training makes of a network.
+
+    Attributes:
+        start: key of the network as it comes.
+        images: key of the images.
+        labels: key of the labels, or of the beliefs that take their place.
+        plan: what to do.
+        phase: name of the stage.
+        seed: of order, augmentation and noise.
+        device: type of the device, since GPUs round otherwise than CPUs.
+    """
+
+    start: str
+    images: str
+    labels: str
+    plan: TrainingPlan
+    phase: str
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True)
+class TrainedStage:
+    """What one stage of training left: what identifies it, and the models on the way."""
+
+    identity: str
+    snapshots: tuple[Snapshot, ...]
+
+    def key(self) -> str:
+        return self.identity
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """A network at a minimum of the validation risk.
+
+    Attributes:
+        model: in eval mode.
+        identity: what identifies it.
+        reliance: how much a given label counts beside its predictions.
+        weight: of its evaluation in the mean over minima.
+        stages: of the way there, `pretrain` (where there is one) and `minimum`.
+    """
+
+    model: Classifier
+    identity: str
+    reliance: float
+    weight: float
+    stages: dict[str, TrainedStage]
+
+    def key(self) -> str:
+        return self.identity
+
+
+@dataclass(frozen=True)
+class CurvatureInputs:
+    """All that decides the curvature at a minimum."""
+
+    minimum: Minimum
+    curvature: str
+    parameters: str
+    damping: float
+    seed: int
+    validation: LabeledImages
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """All that decides the evaluation of images at a minimum.
+
+    Attributes:
+        curvature: at the minimum.
+        images: to evaluate.
+        candidates: whether every candidate label is scored.
+        mirror: whether the mean over mirrored views is taken.
+        classes: candidate classes, (N, k); None chooses them here.
+    """
+
+    curvature: CurvatureInputs
+    images: LabeledImages
+    candidates: bool
+    mirror: bool
+    classes: np.ndarray | None
+
+
+def validation_minima(
+    context: RunContext, optimizer: str, training: LabeledImages, validation: LabeledImages
+) -> list[Minimum]:
+    """The networks θ̃ that `optimizer` leads to: a first minimum and, where the budget is long enough, a
+    refined one.
+
+    Refining: the noise posterior at the first flat minimum (see `sharpeye.influence.noise_posterior`) takes
+    the place of the given labels. A new network is trained on these beliefs and on the validation split
+    together, then on the latter by `optimizer`. A network trained on wrong labels keeps some of them in its
+    features. One trained on beliefs meets far fewer, but repeats the mistakes of the network that held them.
+    The two err on different images, so a mean is better than either.
+    """
+    config = context.config
+    first = first_minimum(context, optimizer, training, validation)
+    if not config.refines:
+        return [first]
+    same = optimizer == config.optimizer
+    flat = first if same else first_minimum(context, config.optimizer, training, validation)
+    evaluation = evaluate_minima(context.within(BELIEFS), "flat", [flat], training, validation)
+    scoring = ScoringContext(training.labels, len(training.class_names), evaluation, REFINING_RELIANCE)
+    beliefs = soft_labels(scoring, validation)
+    both = JoinedImages(training.images, validation.images)
+    planned = _plans(context, training, validation)
+    start, model = _new_network(context, training, config.seed + REFINED_SEED)
+    images = key_of((training, validation))
+    labels = key_of((beliefs.classes, beliefs.probabilities))
+    refined = _train_stage(context, REFINE, start, model, both, beliefs, planned["refine"], images, labels)
+    last = replace(planned["final minimum"], optimizer=optimizer)
+    final = _train_on_split(
+        context, final_minimum_stage(optimizer), refined.identity, model, validation, last
+    )
+    second = Minimum(model.eval(), final.identity, REFINED_RELIANCE, REFINED_WEIGHT, first.stages)
+    return [first, second]
+
+
+def soft_labels(scoring: ScoringContext, validation: LabeledImages) -> SoftLabels:
+    """Beliefs about the training labels, followed by the trusted labels as certain ones."""
+    candidates = loss_posterior(scoring).candidates
+    width = candidates.classes.shape[1]
+    trusted = np.broadcast_to(validation.labels[:, None], (len(validation), width))
+    certain = np.eye(1, width).repeat(len(validation), 0)
+    return SoftLabels(
+        np.concatenate([candidates.classes, trusted]),
+        np.concatenate([np.exp(-candidates.scores), certain]),
+        scoring.class_count,
+    )
+
+
+def first_minimum(
+    context: RunContext, optimizer: str, training: LabeledImages, validation: LabeledImages
+) -> Minimum:
+    """A minimum of the validation risk: pre-trained on the given labels, then trained on the validation
+    split."""
+    config = context.config
+    start, model = _new_network(context, training, config.seed)
+    planned = _plans(context, training, validation)
+    stages: dict[str, TrainedStage] = {}
+    if config.pretrains:
+        stages["pretrain"] = _train_on_split(context, PRETRAIN, start, model, training, planned["pretrain"])
+        start = stages["pretrain"].identity
+    plan = replace(planned["minimum"], optimizer=optimizer)
+    stages["minimum"] = _train_on_split(context, minimum_stage(optimizer), start, model, validation, plan)
+    return Minimum(model.eval(), stages["minimum"].identity, RELIANCE, 1.0, stages)
+
+
+def _new_network(context: RunContext, training: LabeledImages, seed: int) -> tuple[str, Classifier]:
+    """A network before training, and what identifies it."""
+    config, device = context.config, context.execution.device
+    inputs = NetworkInputs(config.model, str(config.weights_key), len(training.class_names), seed, training)
+    model = build_model(config.model, inputs.class_count, config.weights, seed).to(device)
+    if config.model == "small" and config.weights is None:
+        rows = np.arange(min(len(training), WHITENING_IMAGES))
+        whiten(model, next(read_batches(training.images, rows, len(rows), device))[1])
+    return key_of(inputs), model
+
+
+def _plans(
+    context: RunContext, training: LabeledImages, validation: LabeledImages
+) -> dict[str, TrainingPlan]:
+    config = context.config
+    counts = images_of_stages(len(training), len(validation))
+    return plans(config.budget, counts, config.mirror, config.weights is not None)
+
+
+def _train_on_split(
+    context: RunContext, phase: str, start: str, model: Classifier, split: LabeledImages, plan: TrainingPlan
+) -> TrainedStage:
+    """Train in place on labelled images; see `_train_stage`."""
+    return _train_stage(
+        context, phase, start, model, split.images, split.labels, plan, split.key(), split.key()
+    )
+
+
+def _train_stage(
+    context: RunContext,
+    phase: str,
+    start: str,
+    model: Classifier,
+    images: Images,
+    labels: Labels,
+    plan: TrainingPlan,
+    images_key: str,
+    labels_key: str,
+) -> TrainedStage:
+    """Train in place, or load what an earlier run trained.
+
+    An interrupted training goes on from its checkpoint.
+    """
+    execution, seed = context.execution, context.config.seed
+    untrained = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def attempt(divisor: int) -> TrainedStage:
+        smaller = replace(plan, batch_size=max(2, plan.batch_size // divisor))
+        inputs = TrainingInputs(start, images_key, labels_key, smaller, phase, seed, execution.device.type)
+        checkpoint = artifact_path(context, phase.partition(" (")[0], inputs)
+        model.load_state_dict(untrained)
+        train(
+            model,
+            images,
+            labels,
+            smaller,
+            stage=phase,
+            seed=seed,
+            device=execution.device,
+            checkpoint=checkpoint,
+            report=execution.report,
+        )
+        return TrainedStage(key_of(inputs), tuple(snapshots(smaller, len(labels), checkpoint)))
+
+    return with_smaller_batches(attempt, execution.note)
+
+
+def evaluate_minima(
+    context: RunContext,
+    kind: MinimumKind,
+    minima: list[Minimum],
+    training: LabeledImages,
+    validation: LabeledImages,
+) -> Evaluation:
+    """The weighted mean over minima of the training set's evaluation, on the candidate classes of the
+    first one."""
+    config = context.config
+    inputs = [
+        CurvatureInputs(minimum, config.curvature, config.parameters, config.damping, config.seed, validation)
+        for minimum in minima
+    ]
+    fitted = [_curvature_at(context, kind, one) for one in inputs]
+    parts: list[Evaluation] = []
+    for one, curvature in zip(inputs, fitted, strict=True):
+        classes = parts[0].classes if parts else None
+        parts.append(
+            _evaluation_at(
+                context,
+                kind,
+                EvaluationInputs(one, training, config.candidates, config.mirror, classes),
+                curvature,
+            )
+        )
+    return mean_evaluation(parts, [minimum.weight for minimum in minima])
+
+
+def _curvature_at(context: RunContext, kind: str, inputs: CurvatureInputs) -> Curvature:
+    """The curvature at one minimum."""
+
+    def fit(inputs: CurvatureInputs, execution: Execution) -> Curvature:
+        execution.start(curvature_stage(kind))
+
+        def attempt(divisor: int) -> Curvature:
+            return fit_curvature(
+                inputs.minimum.model,
+                inputs.curvature,
+                inputs.parameters,
+                inputs.validation.images,
+                inputs.damping,
+                execution.device,
+                inputs.seed,
+                divisor,
+            )
+
+        return with_smaller_batches(attempt, execution.note)
+
+    def save(curvature: Curvature, path: Path) -> None:
+        state = {name: value.cpu().contiguous() for name, value in curvature.state().items()}
+        save_torch_file(state, path)
+
+    def load(path: Path) -> Curvature:
+        tensors = load_torch_file(path, device=str(context.execution.device))
+        return restore_curvature(inputs.curvature, tensors)
+
+    return cached(context, "curvature", inputs, fit, save, load)
+
+
+def _evaluation_at(
+    context: RunContext, kind: str, inputs: EvaluationInputs, curvature: Curvature
+) -> Evaluation:
+    """Scores of the images at one minimum."""
+
+    def score(inputs: EvaluationInputs, execution: Execution) -> Evaluation:
+        at = inputs.curvature
+        report = image_report(score_stage(kind), execution.report)
+
+        def attempt(divisor: int) -> Evaluation:
+            return evaluate(
+                at.minimum.model,
+                curvature,
+                inputs.images.images,
+                inputs.images.labels,
+                inputs.classes,
+                parameters=at.parameters,
+                all_candidates=inputs.candidates,
+                mirrored=inputs.mirror,
+                device=execution.device,
+                report=report,
+                divisor=divisor,
+            )
+
+        return with_smaller_batches(attempt, execution.note)
+
+    return cached(context, "evaluation", inputs, score, _save_evaluation, _load_evaluation)
+
+
+def _save_evaluation(evaluation: Evaluation, path: Path) -> None:
+    values = {name: np.asarray(value) for name, value in vars(evaluation).items() if value is not None}
+    save_file(values, path)
+
+
+def _load_evaluation(path: Path) -> Evaluation:
+    tensors = load_file(path)
+    return Evaluation(
+        classes=tensors["classes"],
+        losses=tensors["losses"],
+        influence=tensors["influence"],
+        leverage=tensors.get("leverage"),
+        features=tensors["features"],
+        seconds=float(tensors["seconds"]),
+        memory_mb=float(tensors["memory_mb"]),
+    )

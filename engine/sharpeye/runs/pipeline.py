@@ -1,0 +1,379 @@
+"""A run from its configuration to scores.parquet, stage by stage.
+
+A stage whose artifact exists is not computed again.
+"""
+
+import copy
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.numpy import load_file, save_file
+
+from sharpeye.config import VERSION, RunConfig
+from sharpeye.curvature.linearization import HEAD_BATCH, predict
+from sharpeye.data.dataset import LabeledImages
+from sharpeye.data.load import load_splits, open_sources
+from sharpeye.diagnostics.embedding import embed, nearest
+from sharpeye.diagnostics.metrics import label_accuracy, quality
+from sharpeye.errors import InputError
+from sharpeye.files import replacing
+from sharpeye.influence.base import (
+    Candidates,
+    Evaluation,
+    MinimumMethod,
+    Scores,
+    ScoringContext,
+    TrajectoryMethod,
+)
+from sharpeye.influence.methods import TRAJECTORY_METHODS, loss_posterior, select_methods
+from sharpeye.influence.noise_posterior import NoisePosterior
+from sharpeye.influence.trajectory import TrajectoryContext
+from sharpeye.progress import Progress, Report, image_report, timed
+from sharpeye.runs.artifacts import cached
+from sharpeye.runs.context import Execution, Note, RunContext
+from sharpeye.runs.diagnosis import write_canaries, write_figures
+from sharpeye.runs.minimum import Minimum, TrainedStage, evaluate_minima, validation_minima
+from sharpeye.runs.result import DecodedImages, MethodResult, RunResult
+from sharpeye.runs.scores import ROW_GROUP, ScoreColumns, ranks_of, write_scores
+from sharpeye.runs.stages import DECODE, MAP, minima_of, score_stage, stages_of
+from sharpeye.runs.store import RunRow, describe_dataset, store
+from sharpeye.runs.submission import identify
+from sharpeye.runs.workspace import RunFolder, Workspace
+from sharpeye.training.batches import read_batches
+from sharpeye.training.devices import peak_memory_mb, select_device, watched_memory
+from sharpeye.training.models import input_size
+
+EVIDENCE_IMAGES = 4
+LEAST_PROBABILITY = 1e-3
+
+
+@dataclass(frozen=True)
+class TrajectoryInputs:
+    """All that decides what a classical method makes of the network trained on the given labels."""
+
+    method: str
+    trained: TrainedStage
+    training: LabeledImages
+    validation: LabeledImages
+    parameters: str
+    damping: float
+    mirror: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class MethodScores:
+    """Scores of a method, and what they cost in seconds and at most in memory."""
+
+    scores: Scores
+    seconds: float
+    memory_mb: float
+
+
+@dataclass(frozen=True)
+class MapInputs:
+    """All that decides the map of the images, and the features of the trusted ones."""
+
+    minimum: Minimum
+    features: np.ndarray
+    wrong: np.ndarray
+    validation: LabeledImages
+    seed: int
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """Places of the training images, (N, 2), and features of the validation images, (M, d)."""
+
+    coordinates: np.ndarray
+    references: np.ndarray
+
+
+def execute(
+    config: RunConfig, row: RunRow, workspace: Workspace, device_name: str, report: Report, note: Note
+) -> RunResult:
+    """Compute a run, or finish one that was interrupted.
+
+    Args:
+        config: of the run.
+        row: the run in the store.
+        workspace: where it is kept.
+        device_name: where to compute it.
+        report: called as it goes on.
+        note: called with what the user should know.
+
+    Raises:
+        InputError: whatever is wrong with the input.
+    """
+    started = time.monotonic()
+    stage_seconds: dict[str, float] = {}
+    checked = stages_only(stages_of(config), timed(report, stage_seconds))
+    context = RunContext(config, workspace, Execution(select_device(device_name), checked, note))
+    methods = select_methods(config)
+    training, validation = load(context, row)
+    minima: dict[str, tuple[list[Minimum], ScoringContext]] = {}
+    for kind in minima_of(config):
+        optimizer = "erm" if kind == "erm" else config.optimizer
+        networks = validation_minima(context, optimizer, training, validation)
+        evaluation = evaluate_minima(context, kind, networks, training, validation)
+        class_count = len(training.class_names)
+        scoring = ScoringContext(training.labels, class_count, evaluation, networks[-1].reliance)
+        minima[kind] = networks, scoring
+
+    results: dict[str, MethodScores] = {}
+    for method in methods:
+        if isinstance(method, TrajectoryMethod):
+            networks, _ = next(iter(minima.values()))
+            trained = networks[-1]
+            results[method.name] = classical_scores(context, method, trained, training, validation)
+        else:
+            results[method.name] = minimum_scores(method, minima[method.minimum][1])
+    first = methods[0]
+    networks, scoring = (
+        minima[first.minimum] if isinstance(first, MinimumMethod) else next(iter(minima.values()))
+    )
+    beliefs = loss_posterior(scoring)
+    folder = workspace.run(row.id)
+    scores = {name: result.scores for name, result in results.items()}
+    write_scores(folder.scores, score_columns(training, scores, beliefs))
+    write_transition(folder, training, beliefs)
+    seconds = sum(one.evaluation.seconds for _, one in minima.values())
+    passes = sum(len(found) for found, _ in minima.values())
+    result = RunResult(
+        run=row.id,
+        version=VERSION,
+        n=len(training),
+        classes=len(training.class_names),
+        seconds=round(time.monotonic() - started, 3),
+        stage_seconds={name: round(spent, 1) for name, spent in stage_seconds.items()},
+        images_per_second=round(len(training) * passes / seconds, 1),
+        device=_device_name(context.execution.device),
+        peak_memory_mb=peak_memory_mb(),
+        expected_wrong=round(beliefs.expected_wrong, 1),
+        expected_wrong_interval=(round(beliefs.interval[0], 1), round(beliefs.interval[1], 1)),
+        label_accuracy=label_accuracy(training.labels, beliefs.candidates, training.true_labels),
+        ranked_by=first.name,
+        skipped=len(training.skipped) + len(validation.skipped),
+        methods={
+            name: MethodResult(
+                **asdict(quality(one.scores, training.labels, training.true_labels)),
+                score_seconds=round(one.seconds, 3),
+                memory_mb=one.memory_mb,
+            )
+            for name, one in results.items()
+        },
+        scores=str(folder.scores),
+        classes_in_order=training.class_names,
+        images=DecodedImages(training.folder.name, validation.folder.name),
+    )
+    with replacing(folder.result) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+    write_map(context, folder, networks[-1], scoring.evaluation, beliefs, training, validation)
+    if config.figures:
+        write_canaries(context, folder, beliefs, training, validation)
+        write_figures(context, folder, beliefs, training, validation)
+    return result
+
+
+def stages_only(stages: tuple[str, ...], report: Report) -> Report:
+    """A report that accepts progress of these stages alone, so that no stage is missing in `stages_of`."""
+
+    def report_known(step: Progress) -> None:
+        if step.stage not in stages:
+            raise ValueError(f"stage {step.stage!r} is not among those of this run: {', '.join(stages)}")
+        report(step)
+
+    return report_known
+
+
+def load(context: RunContext, row: RunRow) -> tuple[LabeledImages, LabeledImages]:
+    """Training set and validation split; records what they hold and what was left out.
+
+    Raises:
+        InputError: the sources are not what they were when the run was submitted, or cannot be used.
+    """
+    config, folder = context.config, context.workspace.run(row.id)
+    sources = open_sources(config.data)
+    if identify(config, sources) != (row.id, row.dataset):
+        raise InputError(
+            f"{config.data.train}, its validation split or --weights changed since this run was submitted: "
+            "submit it again"
+        )
+    training, validation = load_splits(
+        config.data,
+        config.seed,
+        sources,
+        context.workspace.decoded,
+        lambda natural: input_size(config.model, natural),
+        image_report(DECODE, context.execution.report),
+    )
+    with replacing(folder.config) as temporary:
+        temporary.write_text(config.to_json())
+    with replacing(folder.skipped) as temporary:
+        pd.concat([training.skipped, validation.skipped], ignore_index=True).to_csv(temporary, index=False)
+    with store(context.workspace) as connection:
+        describe_dataset(connection, row.dataset, training.class_names, training.class_counts().tolist())
+    return training, validation
+
+
+def minimum_scores(method: MinimumMethod, scoring: ScoringContext) -> MethodScores:
+    """Scores of a method at a validation minimum; what they cost includes the evaluation there."""
+    started = time.monotonic()
+    scores = method.score(scoring)
+    seconds = time.monotonic() - started + scoring.evaluation.seconds
+    return MethodScores(scores, seconds, scoring.evaluation.memory_mb)
+
+
+def classical_scores(
+    context: RunContext,
+    method: TrajectoryMethod,
+    minimum: Minimum,
+    training: LabeledImages,
+    validation: LabeledImages,
+) -> MethodScores:
+    """Scores of a method on the network trained on the given labels; read where they exist."""
+    config = context.config
+    inputs = TrajectoryInputs(
+        method.name,
+        minimum.stages["pretrain"],
+        training,
+        validation,
+        config.parameters,
+        config.damping,
+        config.mirror,
+        config.seed,
+    )
+
+    def compute(inputs: TrajectoryInputs, execution: Execution) -> MethodScores:
+        execution.start(score_stage(inputs.method))
+        started = time.monotonic()
+        trajectory = TrajectoryContext(
+            copy.deepcopy(
+                minimum.model
+            ),  # only its kind matters: a snapshot's weights take the place of its own
+            inputs.trained.snapshots,
+            inputs.training.images,
+            inputs.training.labels,
+            inputs.validation.images,
+            inputs.validation.labels,
+            inputs.parameters,
+            inputs.damping,
+            inputs.mirror,
+            execution.device,
+            inputs.seed,
+            image_report(score_stage(inputs.method), execution.report),
+        )
+        with watched_memory(execution.device) as peak_memory:
+            scores = TRAJECTORY_METHODS[inputs.method].score(trajectory)
+            return MethodScores(scores, time.monotonic() - started, peak_memory())
+
+    result = cached(context, f"scores-{method.name}", inputs, compute, _save_scores, _load_scores)
+    candidates = result.scores.candidates if config.candidates else None
+    return MethodScores(Scores(result.scores.influence, candidates), result.seconds, result.memory_mb)
+
+
+def _save_scores(result: MethodScores, path: Path) -> None:
+    tensors = {
+        "influence": result.scores.influence,
+        "seconds": np.array(result.seconds),
+        "memory_mb": np.array(result.memory_mb),
+    }
+    if result.scores.candidates is not None:
+        candidates = result.scores.candidates
+        tensors |= {"classes": np.ascontiguousarray(candidates.classes), "scores": candidates.scores}
+    save_file(tensors, path)
+
+
+def _load_scores(path: Path) -> MethodScores:
+    tensors = load_file(path)
+    candidates = Candidates(tensors["classes"], tensors["scores"]) if "classes" in tensors else None
+    scores = Scores(tensors["influence"], candidates)
+    return MethodScores(scores, float(tensors["seconds"]), float(tensors["memory_mb"]))
+
+
+def score_columns(
+    training: LabeledImages, scores: dict[str, Scores], beliefs: NoisePosterior
+) -> ScoreColumns:
+    """The table of a run's scores; the first method ranks, the noise posterior suggests labels."""
+    first = next(iter(scores.values()))
+    candidates = first.candidates or beliefs.candidates
+    suggested = beliefs.candidates.best()
+    return ScoreColumns(
+        id=training.ids,
+        given_label=_named(training.labels, training),
+        true_label=None if training.true_labels is None else _named(training.true_labels, training),
+        influence={name: one.influence for name, one in scores.items()},
+        rank=ranks_of(first.influence),
+        suggested_label=_named(suggested, training),
+        confidence=np.exp(-beliefs.candidates.of(suggested)),
+        wrong_probability=beliefs.wrong,
+        candidate_classes=np.array(training.class_names, dtype=object)[candidates.classes],
+        candidate_scores=candidates.scores,
+        image_row=training.rows,
+    )
+
+
+def write_transition(folder: RunFolder, training: LabeledImages, beliefs: NoisePosterior) -> None:
+    """Write transition.parquet: a row for each pair of a `true_label` and a `given_label` with T[t, y]
+    worth showing."""
+    true, given = np.nonzero(beliefs.transition >= LEAST_PROBABILITY)
+    columns = {"true_label": _named(true, training), "given_label": _named(given, training)}
+    table = pd.DataFrame({**columns, "probability": beliefs.transition[true, given]})
+    with replacing(folder.transition) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def write_map(
+    context: RunContext,
+    folder: RunFolder,
+    minimum: Minimum,
+    evaluation: Evaluation,
+    beliefs: NoisePosterior,
+    training: LabeledImages,
+    validation: LabeledImages,
+) -> None:
+    """Write embedding.parquet, row for row beside scores.parquet.
+
+    Its columns are `x` and `y` on the map, and the validation images most like the image: `near_given` of its
+    given label and `near_suggested` of the suggested one (rows of the decoded split).
+    """
+    device = context.execution.device
+    inputs = MapInputs(minimum, evaluation.features, beliefs.wrong, validation, context.config.seed)
+    places = cached(context, MAP, inputs, _draw_map, _save_map, lambda path: FeatureMap(**load_file(path)))
+    table = pd.DataFrame(places.coordinates, columns=["x", "y"])
+    for name, labels in (("near_given", training.labels), ("near_suggested", beliefs.candidates.best())):
+        neighbours = nearest(
+            evaluation.features, labels, places.references, validation.labels, EVIDENCE_IMAGES, device
+        )
+        table[name] = list(np.where(neighbours < 0, -1, validation.rows[neighbours]))
+    with replacing(folder.embedding) as temporary:
+        table.to_parquet(temporary, index=False, row_group_size=ROW_GROUP)
+
+
+def _draw_map(inputs: MapInputs, execution: Execution) -> FeatureMap:
+    execution.start(MAP)
+    images, model = inputs.validation.images, inputs.minimum.model
+    batches = read_batches(images, np.arange(len(images)), HEAD_BATCH, execution.device)
+    references = torch.cat([predict(model, batch)[0].half().cpu() for _, batch in batches])
+    suspicion = np.argsort(np.argsort(-inputs.wrong, kind="stable"))
+    return FeatureMap(embed(inputs.features, suspicion, inputs.seed), references.numpy())
+
+
+def _save_map(places: FeatureMap, path: Path) -> None:
+    save_file(vars(places), path)
+
+
+def _named(labels: np.ndarray, images: LabeledImages) -> "pd.Categorical[str]":
+    return pd.Categorical.from_codes(labels.tolist(), pd.Index(images.class_names))
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()})"

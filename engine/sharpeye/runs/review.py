@@ -1,0 +1,292 @@
+"""Reviewing a run: its scores beside what is decided of each image. Never torch."""
+
+import getpass
+import sqlite3
+import threading
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from sharpeye.errors import InputError
+from sharpeye.runs.decisions import VERDICTS, Decision, changes_since, decide, earlier_decisions, head
+from sharpeye.runs.result import RunResult, read_result
+from sharpeye.runs.scores import read_influence, read_row, read_scores
+from sharpeye.runs.store import store
+from sharpeye.runs.workspace import RunFolder, Workspace
+
+# The summary tells how many of so many suspects that come next are expected to be wrong.
+SUSPECTS_AHEAD = 100
+STATES = ("open", *VERDICTS)
+
+
+@dataclass(frozen=True)
+class ReviewSummary:
+    """How far a review is, and what is still expected.
+
+    Attributes:
+        images: number of scored images.
+        decided: images with a decision.
+        changed: images whose label changes.
+        expected: wrong labels expected in all.
+        expected_open: the same among the open images.
+        interval_open: lowest and highest number of these.
+        next: number of suspects that come next, at most SUSPECTS_AHEAD.
+        expected_next: wrong labels expected among them.
+        likely_next: those of them that are more likely wrong than right.
+    """
+
+    images: int
+    decided: int
+    changed: int
+    expected: float
+    expected_open: float
+    interval_open: tuple[float, float]
+    next: int
+    expected_next: float
+    likely_next: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for and against the label of one image.
+
+    Attributes:
+        labels: names of the candidate labels, the most plausible first.
+        scores: the ranking method's score of each.
+        near_given: rows of the validation images of the given label that are most like the image.
+        near_suggested: the same of the suggested label.
+    """
+
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
+    near_given: tuple[int, ...]
+    near_suggested: tuple[int, ...]
+
+
+@dataclass
+class Review:
+    """One run's scores, row by row of scores.parquet, and what is decided of each image.
+
+    Attributes:
+        run: its id.
+        dataset: whose decisions these are.
+        folder: of the run.
+        result: of the run.
+        ids: of the images, (N,).
+        classes: C names.
+        given: class numbers of the given labels, (N,).
+        suggested: class numbers of the suggestions, (N,).
+        truth: class numbers, −1 where unknown, (N,), or None without true labels.
+        rank: 1 for the most suspicious, (N,).
+        order: rows by rank, (N,).
+        confidence: of the suggestion, (N,).
+        wrong: P(given label is wrong), (N,).
+        image_row: row in the decoded data set, (N,).
+        verdict: position in STATES, (N,).
+        label: class that a decision gave, −1 where none did, (N,).
+        earlier: by row, decisions on another state of the source that fit here, see `_fitting`.
+        head: sequence number of the last action taken in.
+    """
+
+    run: str
+    dataset: str
+    folder: RunFolder
+    result: RunResult
+    ids: pd.Index
+    classes: list[str]
+    given: np.ndarray
+    suggested: np.ndarray
+    truth: np.ndarray | None
+    rank: np.ndarray
+    order: np.ndarray
+    confidence: np.ndarray
+    wrong: np.ndarray
+    image_row: np.ndarray
+    verdict: np.ndarray
+    label: np.ndarray
+    earlier: dict[int, Decision]
+    head: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def decoded(self) -> str:
+        """Name of the decoded training images."""
+        return self.result.images.training
+
+    @property
+    def methods(self) -> list[str]:
+        return list(self.result.methods)
+
+    def percentile(self) -> np.ndarray:
+        """Share of the images that are less suspicious, in percent, (N,)."""
+        return 100.0 * (1 - self.rank / len(self))
+
+    def influence(self, method: str) -> np.ndarray:
+        """One method's influence, (N,)."""
+        return read_influence(self.folder.scores, [method])[method].to_numpy()
+
+    def evidence(self, row: int) -> Evidence:
+        """What speaks for and against the label of one image; neighbours only once the map is drawn.
+
+        Raises:
+            InputError: there is no such row.
+        """
+        candidates = read_row(self.folder.scores, row, ["candidate_classes", "candidate_scores"])
+        labels, scores = (list(np.asarray(values)) for values in candidates.values())
+        pairs = sorted((float(score), str(label)) for label, score in zip(labels, scores, strict=True))
+        near: dict[str, tuple[int, ...]] = {"near_given": (), "near_suggested": ()}
+        if self.folder.embedding.exists():
+            for name, rows in read_row(self.folder.embedding, row, list(near)).items():
+                near[name] = tuple(int(one) for one in np.asarray(rows) if one >= 0)
+        return Evidence(tuple(label for _, label in pairs), tuple(score for score, _ in pairs), **near)
+
+    def decision(self, row: int, verdict: str, label: int | None = None) -> Decision:
+        """A verdict on one row; `label` is the class number chosen where the verdict takes one.
+
+        Raises:
+            KeyError: no such verdict.
+            IndexError: no such row or class.
+            ValueError: the verdict takes a label and there is none.
+        """
+        gives = VERDICTS[verdict].gives
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row}")
+        if gives == "chosen" and label is None:
+            raise ValueError(f"verdict {verdict!r} without a label")
+        if label is not None and not 0 <= label < len(self.classes):
+            raise IndexError(f"label {label}")
+        labels = {"suggested": self.suggested[row], "given": self.given[row], "chosen": label, "none": None}
+        chosen = labels[gives]
+        name = None if chosen is None else self.classes[int(chosen)]
+        return Decision(str(self.ids[row]), verdict, self.classes[self.given[row]], name)
+
+    def still_fitting(self) -> list[Decision]:
+        """The earlier decisions on images that are open here."""
+        return [decision for row, decision in self.earlier.items() if self.verdict[row] == 0]
+
+    def decide(
+        self, connection: sqlite3.Connection, decisions: list[Decision], known_up_to: int | None = None
+    ) -> None:
+        """Append one action of this computer's user; see `sharpeye.runs.decisions.decide`."""
+        decide(connection, self.dataset, self.run, current_user(), decisions, known_up_to)
+
+    def refresh(self, connection: sqlite3.Connection) -> None:
+        """Take in the decisions made since the last time."""
+        with self.lock:
+            last = head(connection, self.dataset)
+            if last == self.head:
+                return
+            changes = changes_since(connection, self.dataset, self.head)
+            rows = self.ids.get_indexer(pd.Index([image for image, _, _ in changes]))
+            numbers = {name: number for number, name in enumerate(self.classes)}
+            for row, (_, verdict, label) in zip(rows, changes, strict=True):
+                if row >= 0:
+                    self.verdict[row] = STATES.index(verdict or "open")
+                    self.label[row] = numbers.get(label or "", -1)
+            self.head = last
+
+    def summary(self) -> ReviewSummary:
+        """How far the review is, and what is still expected."""
+        is_open = self.verdict == 0
+        suspects = self.order[is_open[self.order]][:SUSPECTS_AHEAD]
+        changed = (self.label >= 0) & (self.label != self.given)
+        expected, expected_open = float(self.wrong.sum()), float(self.wrong[is_open].sum())
+        low, high = (end * expected_open / max(expected, 1e-9) for end in self.result.expected_wrong_interval)
+        return ReviewSummary(
+            images=len(self),
+            decided=int((~is_open).sum()),
+            changed=int(changed.sum()),
+            expected=expected,
+            expected_open=expected_open,
+            interval_open=(low, high),
+            next=len(suspects),
+            expected_next=float(self.wrong[suspects].sum()),
+            likely_next=int((self.wrong[suspects] > 0.5).sum()),
+        )
+
+
+def current_user() -> str:
+    """The name of this computer's user, under which decisions are recorded."""
+    return getpass.getuser()
+
+
+def open_review(workspace: Workspace, run: str) -> Review:
+    """A run's scores with the decisions as they stand.
+
+    Raises:
+        InputError: it has no scores yet, was deleted, or was computed by an earlier version.
+    """
+    folder = workspace.run(run)
+    if not folder.result.exists():
+        raise InputError(f"run {run} has no scores yet")
+    with store(workspace) as connection:
+        dataset = connection.execute("SELECT dataset FROM runs WHERE id = ?", (run,)).fetchone()
+        if dataset is None:
+            raise InputError(f"run {run} was deleted")
+        review = _read_review(workspace, run, str(dataset[0]), folder.scores.stat().st_mtime_ns)
+        review.refresh(connection)
+    return review
+
+
+@lru_cache(maxsize=2)
+def _read_review(workspace: Workspace, run: str, dataset: str, written: int) -> Review:
+    """Read a run's scores; `written` is when they were, so that later ones are read again."""
+    folder = workspace.run(run)
+    result = read_result(folder)
+    table = read_scores(
+        folder.scores,
+        [
+            "id",
+            "given_label",
+            "true_label",
+            "suggested_label",
+            "rank",
+            "confidence",
+            "wrong_probability",
+            "image_row",
+        ],
+    )
+    classes = list(result.classes_in_order)
+
+    def codes(column: str) -> np.ndarray:
+        return np.array(table[column].cat.set_categories(classes).cat.codes, dtype=np.int32)
+
+    ids, given = pd.Index(table["id"]), codes("given_label")
+    with store(workspace) as connection:
+        made = earlier_decisions(connection, dataset)
+    return Review(
+        run=run,
+        dataset=dataset,
+        folder=folder,
+        result=result,
+        ids=ids,
+        classes=classes,
+        given=given,
+        suggested=codes("suggested_label"),
+        truth=codes("true_label") if "true_label" in table else None,
+        rank=table["rank"].to_numpy(np.int64),
+        order=np.argsort(table["rank"].to_numpy(), kind="stable"),
+        confidence=table["confidence"].to_numpy(np.float32),
+        wrong=table["wrong_probability"].to_numpy(np.float32),
+        image_row=table["image_row"].to_numpy(np.int64),
+        verdict=np.zeros(len(table), dtype=np.int8),
+        label=np.full(len(table), -1, dtype=np.int32),
+        earlier={} if made.empty else _fitting(made, ids, given, classes),
+    )
+
+
+def _fitting(made: pd.DataFrame, ids: pd.Index, given: np.ndarray, classes: list[str]) -> dict[int, Decision]:
+    """By row, the decisions on images among `ids` that have the same given label, for labels that are
+    still classes."""
+    fitting = {}
+    rows, columns = ids.get_indexer(pd.Index(made["image"])), ["image", "verdict", "from_label", "to_label"]
+    for row, (image, verdict, before, after) in zip(rows, made[columns].to_numpy(), strict=True):
+        label = None if pd.isna(after) else str(after)
+        if row >= 0 and classes[given[row]] == before and (label is None or label in classes):
+            fitting[int(row)] = Decision(image, verdict, before, label)
+    return fitting

@@ -1,0 +1,123 @@
+"""Where tensors live and in which precision they are multiplied."""
+
+import resource
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import psutil
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sharpeye.errors import InputError
+
+MEMORY_INTERVAL = 0.05
+
+
+def select_device(name: str) -> torch.device:
+    """`auto` (cuda, else mps, else cpu) or a torch device name.
+
+    Raises:
+        InputError: the device is unknown or not on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+@contextmanager
+def watched_memory(device: torch.device) -> Iterator[Callable[[], float]]:
+    """Watch how much memory is in use inside the block: yields a function that says the peak so far, in MB.
+
+    Of the GPU on cuda, else of this process.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield lambda: round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+        return
+    process, done = psutil.Process(), threading.Event()
+    peak = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(MEMORY_INTERVAL):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: round(peak / 2**20, 1)
+    finally:
+        done.set()
+        watcher.join()
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bf16 autocast where the hardware multiplies bf16 natively; elsewhere a no-op."""
+    if _has_native_bf16(device):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+@contextmanager
+def bf16_products() -> Iterator[None]:
+    """float32 matrices are multiplied in bf16 and summed in float32, where the hardware does so: exact for
+    what autocast computed."""
+    kept = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(kept)
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """A tensor in float64; on the CPU where it was on mps, which has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention step by step: its fused kernels have neither a second derivative nor a forward one."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _has_native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(
+            capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
+        )
+    return False
+
+
+def generator(seed: int, *parts: int, device: torch.device | None = None) -> torch.Generator:
+    """A random stream for one place in a run, a function of the seed and of that place alone.
+
+    Streams need no saved state: an epoch that is resumed draws what it would have drawn.
+    """
+    value = seed & 0xFFFFFFFF
+    for part in parts:
+        value = (value * 6364136223846793005 + part + 1442695040888963407) & 0x7FFFFFFFFFFFFFFF
+    return torch.Generator(device or "cpu").manual_seed(value)

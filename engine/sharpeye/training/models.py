@@ -1,0 +1,188 @@
+"""Image classifiers as features followed by one linear softmax head."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sharpeye.errors import InputError
+from sharpeye.training.devices import in_float64
+from sharpeye.vision import torchvision_module
+
+TORCHVISION_BACKBONES = ("resnet18", "resnet34", "resnet50", "convnext_tiny", "vit_b_16")
+BACKBONE_SIZE = 224
+SMALL_LIMIT = 64
+WIDTHS = (64, 256, 256)
+
+
+class Classifier(nn.Module):
+    """f(x) = W φ(x) + b, with φ = `features` (B, d) and W, b = `head`."""
+
+    def __init__(self, features: nn.Module, head: nn.Linear):
+        super().__init__()
+        self.features = features
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+class Scale(nn.Module):
+    """x -> factor · x."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * self.factor
+
+
+def input_size(model: str, natural: int) -> int:
+    """Pixels per side that a model is fed, given the images' own largest side."""
+    return min(max(natural, 16), SMALL_LIMIT) if model == "small" else BACKBONE_SIZE
+
+
+def build_model(name: str, classes: int, weights: str | None, seed: int) -> Classifier:
+    """A classifier by name.
+
+    Args:
+        name: `small`, a torchvision backbone of TORCHVISION_BACKBONES, or `timm:NAME` (extra `timm`).
+        classes: number of classes C.
+        weights: None (random), `pretrained` (downloaded ImageNet weights), or a state dict file
+            (.safetensors, .pt).
+        seed: seed of the random weights.
+
+    Raises:
+        InputError: unknown model, or weights that cannot be had or do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "small":
+            if weights == "pretrained":
+                raise InputError(
+                    "--weights pretrained: the small model has no published weights; leave --weights out"
+                )
+            model = small_network(classes)
+        elif name in TORCHVISION_BACKBONES:
+            model = _torchvision_backbone(name, classes, weights == "pretrained")
+        elif name.startswith("timm:"):
+            model = _timm_backbone(name.removeprefix("timm:"), classes, weights == "pretrained")
+        else:
+            known = ", ".join(("small", *TORCHVISION_BACKBONES, "timm:NAME"))
+            raise InputError(f"--model {name}: unknown; choose one of {known}")
+    if weights not in (None, "pretrained"):
+        _load_weights(model, Path(weights).expanduser())
+    channels_last: Classifier = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return channels_last
+
+
+def small_network(classes: int, widths: tuple[int, int, int] = WIDTHS) -> Classifier:
+    """A VGG-like network for images of 16 to 64 pixels, after the fast CIFAR-10 recipes (arXiv 2404.00498).
+
+    A 2×2 convolution (whitened from data before training, see `whiten`), three blocks of
+    conv–pool–norm–GELU–conv–norm–GELU, global max pooling, linear head on features / 9.
+    """
+    stem = nn.Sequential(nn.Conv2d(3, 24, 2, bias=True), nn.GELU())
+    blocks = [_block(inputs, width) for inputs, width in zip((24, *widths), widths, strict=False)]
+    features = nn.Sequential(stem, *blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten(), Scale(1 / 9))
+    return Classifier(features, nn.Linear(widths[-1], classes))
+
+
+def _block(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, 3, padding=1, bias=False),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(width),
+        nn.GELU(),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.GELU(),
+    )
+
+
+def whiten(model: Classifier, images: Tensor, epsilon: float = 5e-4) -> None:
+    """Set the small network's first convolution to ± the whitened principal directions of 2×2 patches, and
+    keep it there.
+
+    Args:
+        model: a `small_network`.
+        images: some normalised training images, (B, 3, S, S).
+        epsilon: added to the patch covariance's eigenvalues before their inverse square root.
+    """
+    first = model.get_submodule("features.0.0")
+    assert isinstance(first, nn.Conv2d)
+    assert first.bias is not None
+    patches = in_float64(images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12))
+    values, vectors = torch.linalg.eigh((patches.T @ patches / len(patches)).cpu())
+    filters = (vectors / (values.clamp_min(0) + epsilon).sqrt()).T.reshape(12, 3, 2, 2).flip(0)
+    with torch.no_grad():
+        first.weight.copy_(torch.cat([filters, -filters]))
+        first.bias.zero_()
+    first.weight.requires_grad_(False)
+
+
+def _torchvision_backbone(name: str, classes: int, pretrained: bool) -> Classifier:
+    models = torchvision_module("models")
+    try:
+        network = models.get_model(name, weights="DEFAULT" if pretrained else None)
+    except OSError as error:
+        raise InputError(
+            f"--weights pretrained: the weights of {name} cannot be downloaded ({error}); "
+            "give a file with --weights FILE.safetensors, or leave --weights out"
+        ) from error
+    if name.startswith("resnet"):
+        width, network.fc = network.fc.in_features, nn.Identity()
+    elif name.startswith("convnext"):
+        width, network.classifier[-1] = network.classifier[-1].in_features, nn.Identity()
+    else:
+        width, network.heads = network.hidden_dim, nn.Identity()
+    return Classifier(network, nn.Linear(width, classes))
+
+
+def _timm_backbone(name: str, classes: int, pretrained: bool) -> Classifier:
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(f"--model timm:{name} needs the extra: pip install 'sharpeye[timm]'") from error
+    if name not in timm.list_models():
+        raise InputError(f"--model timm:{name}: timm has no such model")
+    try:
+        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"--weights pretrained: the weights of timm:{name} cannot be had ({error})"
+        ) from error
+    return Classifier(network, nn.Linear(network.num_features, classes))
+
+
+def _load_weights(model: Classifier, path: Path) -> None:
+    """Load a user's state dict; its head is left out where it is for another number of classes."""
+    if not path.is_file():
+        raise InputError(f"--weights {path}: no such file")
+    try:
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, weights_only=True, map_location="cpu")
+        )
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"--weights {path}: refused, not a plain state dict ({str(error).splitlines()[0]})"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"--weights {path}: expected a state dict of tensors")
+    own = model.state_dict()
+    prefixed = {key if key in own else f"features.{key}": value for key, value in state.items()}
+    fitting = {key: value for key, value in prefixed.items() if key in own and own[key].shape == value.shape}
+    lacking = [key for key in own if key not in fitting and not key.startswith("head.")]
+    if lacking:
+        raise InputError(
+            f"--weights {path}: does not fit the model: {len(lacking)} tensors missing or misshapen, first "
+            f"{lacking[0]}"
+        )
+    model.load_state_dict({**own, **fitting})
