@@ -155,7 +155,7 @@ def transition(classes: list[str], true: np.ndarray, given: np.ndarray, probabil
         customdata=names,
         hovertemplate="%{customdata}: %{z:.1f} %<extra></extra>",
     )
-    kept = go.Bar(
+    labelled_right = go.Bar(
         x=right,
         y=list(range(count)),
         orientation="h",
@@ -168,7 +168,7 @@ def transition(classes: list[str], true: np.ndarray, given: np.ndarray, probabil
         rows=1, cols=2, column_widths=[0.75, 0.25], shared_yaxes=True, horizontal_spacing=0.02
     )
     figure.add_trace(heat, row=1, col=1)
-    figure.add_trace(kept, row=1, col=2)
+    figure.add_trace(labelled_right, row=1, col=2)
     figure.update_xaxes(title="given label", side="top", showgrid=False, row=1, col=1, **class_axis(classes))
     figure.update_xaxes(title="labelled right, %", side="top", range=[0, 102], row=1, col=2)
     figure.update_yaxes(showgrid=False, zeroline=False, range=[count - 0.5, -0.5], **class_axis(classes))

@@ -15,5 +15,5 @@ class InputError(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out; of the CPU's, PyTorch raises a plain RuntimeError."""
-    told = str(error).lower()
-    return isinstance(error, MemoryError) or any(said in told for said in OUT_OF_MEMORY)
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or any(phrase in message for phrase in OUT_OF_MEMORY)

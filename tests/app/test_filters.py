@@ -60,7 +60,7 @@ def test_rows_chosen_on_the_map_and_rows_that_do_not_exist(review: Review) -> No
 def test_only_open_sure_changes_can_be_accepted_at_once(review: Review) -> None:
     rows = matching(review, Filters())
     review.verdict[rows[0]] = STATES.index("skip")
-    found = acceptable(review, rows, 0.9)
-    assert rows[0] not in found
-    assert (review.suggested[found] != review.given[found]).all()
-    assert (review.confidence[found] >= 0.9).all()
+    rows_to_accept = acceptable(review, rows, 0.9)
+    assert rows[0] not in rows_to_accept
+    assert (review.suggested[rows_to_accept] != review.given[rows_to_accept]).all()
+    assert (review.confidence[rows_to_accept] >= 0.9).all()

@@ -11,8 +11,9 @@ from streamlit.testing.v1 import AppTest
 
 import sharpeye_app
 from sharpeye.runs.decisions import Decision, current_decisions, decide
+from sharpeye.runs.export import EXPORTED_FILES, export, exported_content
 from sharpeye.runs.review import Review
-from sharpeye.runs.store import register_dataset, store
+from sharpeye.runs.store import get_run, register_dataset, store
 from sharpeye.runs.workspace import Workspace
 from sharpeye_app.readers import workspace
 from tests.app.conftest import forget
@@ -150,6 +151,16 @@ def test_export_counts_decisions(review: Review) -> None:
     metrics = {metric.label: metric.value for metric in opened("export").metric}
     assert metrics["Decided"] == "3"
     assert metrics["Labels that change"] == "3"
+
+
+def test_export_offers_every_file_that_the_command_writes(review: Review, tmp_path: Path) -> None:
+    at = opened("export")
+    assert [button.label for button in at.get("download_button")] == [file.title for file in EXPORTED_FILES]
+    with store(workspace()) as connection:
+        export(connection, workspace(), get_run(connection, review.run), tmp_path / "out", False)
+        for file in EXPORTED_FILES:
+            content = exported_content(connection, workspace(), get_run(connection, review.run), file)
+            assert (tmp_path / "out" / file.name).read_bytes() == content
 
 
 def test_the_app_imports_no_torch() -> None:

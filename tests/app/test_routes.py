@@ -152,9 +152,9 @@ def test_pictures_come_by_number_only(client: TestClient, review: Review) -> Non
 
 def test_evidence(client: TestClient, review: Review) -> None:
     row = 5
-    found = client.get(f"/evidence/{review.run}/{row}").json()
-    scores = found["scores"]
+    evidence = client.get(f"/evidence/{review.run}/{row}").json()
+    scores = evidence["scores"]
     assert scores == sorted(scores)
-    assert len(scores) == len(found["labels"]) == len(review.classes)
-    assert found["near_given"] == [f"/pictures/{review.decoded}/{number}" for number in range(4)]
+    assert len(scores) == len(evidence["labels"]) == len(review.classes)
+    assert evidence["near_given"] == [f"/pictures/{review.decoded}/{number}" for number in range(4)]
     assert client.get(f"/evidence/{review.run}/999999").status_code == 404

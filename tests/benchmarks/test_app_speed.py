@@ -159,14 +159,14 @@ def test_app_speed(tmp_path: Path, browser: Browser) -> None:
         )
         shown, stored = key_times(page, workspace, run)
         rows += [("key press to its effect", shown, 0.1, "s"), ("key press to the store", stored, 1, "s")]
-        found = decide_fast(page, workspace)
+        decided = decide_fast(page, workspace)
         names = {"a": "accept", "r": "keep", "s": "skip", "1": "relabel", "2": "relabel"}
-        assert [verdict for _, verdict in found] == [names[key] for key in KEYS]
-        assert len({image for image, _ in found}) == len(KEYS)
+        assert [verdict for _, verdict in decided] == [names[key] for key in KEYS]
+        assert len({image for image, _ in decided}) == len(KEYS)
         rows.append(
             (
                 f"of {len(KEYS)} decisions at {KEYS_A_SECOND} keys a second, lost",
-                len(KEYS) - len(found),
+                len(KEYS) - len(decided),
                 0,
                 "",
             )

@@ -92,7 +92,7 @@ def newcomer(page: Page, url: str, started: float) -> list[tuple[str, float, int
     page.get_by_text("· done").wait_for()
     rows.append(("the run done, with its map", time.monotonic() - started, None))
     page.get_by_role("link", name="Data", exact=True).click()
-    page.get_by_role("button", name="Look at the data").click()
+    page.get_by_role("button", name="Inspect").click()
     page.get_by_text("Everything is there").wait_for()
     page.close()
     return rows

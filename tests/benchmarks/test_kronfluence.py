@@ -147,7 +147,7 @@ def test_kronfluence(tmp_path: Path) -> None:
         tmp_path / "kronfluence",
     )
     correlation = float(spearmanr(theirs, given.influence[:, 0]).statistic)
-    found = [
+    rows = [
         {"what": f"factors from {FACTOR_IMAGES} images", "ours": fitting, "kronfluence": their_fitting},
         {
             "what": f"influence of {SCORED} images, given labels",
@@ -161,7 +161,7 @@ def test_kronfluence(tmp_path: Path) -> None:
         },
     ]
     table = Table("what", "Sharpeye, s", "kronfluence, s", "faster")
-    for row in found:
+    for row in rows:
         table.add_row(
             row["what"],
             f"{row['ours']:.2f}",
@@ -170,7 +170,7 @@ def test_kronfluence(tmp_path: Path) -> None:
         )
     publish(
         "kronfluence",
-        {"rows": found, "correlation": correlation},
+        {"rows": rows, "correlation": correlation},
         table,
         f"rank correlation {correlation:.4f}",
     )

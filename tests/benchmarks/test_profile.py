@@ -31,10 +31,10 @@ SHOWN = 12
 def operations(action: Callable[[], object]) -> dict[str, float]:
     """Seconds spent in each operation itself, the longest first."""
     on_gpu = torch.cuda.is_available()
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as seen:
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiled:
         action()
     spent: Counter[str] = Counter()
-    for event in seen.key_averages():
+    for event in profiled.key_averages():
         spent[event.key] += (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
     return dict(spent.most_common())
 
@@ -78,12 +78,12 @@ def test_profile(tmp_path: Path) -> None:
             device=device,
         ),
     }
-    found = {name: operations(action) for name, action in actions.items()}
+    seconds = {name: operations(action) for name, action in actions.items()}
     tables = []
-    for name, spent in found.items():
+    for name, spent in seconds.items():
         total = sum(spent.values())
         table = Table(f"{name}, {IMAGES:,} images", f"{total:.2f} s", "share")
         for operation in list(spent)[:SHOWN]:
             table.add_row(operation, f"{spent[operation]:.3f} s", f"{spent[operation] / total:.0%}")
         tables.append(table)
-    publish("profile", {"device": str(device), "images": IMAGES, "seconds": found}, *tables)
+    publish("profile", {"device": str(device), "images": IMAGES, "seconds": seconds}, *tables)

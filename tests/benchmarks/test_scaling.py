@@ -37,7 +37,7 @@ def measure_scores(count: int) -> dict[str, float]:
     images = SelectedImages(stored, np.arange(count) % STORED)
     model = small_network(CLASSES).to(device).eval()
     curvature = fit_curvature(model, "kfac", "head", stored[:1000], 1.0, device, seed=0)
-    found = evaluate(
+    evaluation = evaluate(
         model,
         curvature,
         images,
@@ -47,7 +47,7 @@ def measure_scores(count: int) -> dict[str, float]:
         mirrored=True,
         device=device,
     )
-    return {"seconds": found.seconds, "memory_mb": peak_memory_mb()}
+    return {"seconds": evaluation.seconds, "memory_mb": peak_memory_mb()}
 
 
 def measure_map(count: int) -> dict[str, float]:

@@ -44,19 +44,19 @@ def seconds(action: Callable[[], object]) -> float:
 @pytest.mark.benchmark
 def test_scoring_cost(tmp_path: Path) -> None:
     device = select_device("auto")
-    found = {classes: costs(classes, device, tmp_path) for classes in CLASSES}
+    seconds = {classes: costs(classes, device, tmp_path) for classes in CLASSES}
     table = Table("pass over 4,096 images", *(f"{classes} classes" for classes in CLASSES))
     ratios = {
         classes: {name: value / rows[EPOCH] for name, value in rows.items()}
-        for classes, rows in found.items()
+        for classes, rows in seconds.items()
     }
-    for name in found[CLASSES[0]]:
+    for name in seconds[CLASSES[0]]:
         table.add_row(
             name,
-            *(f"{found[classes][name]:.2f} s = {ratios[classes][name]:.2f} epochs" for classes in CLASSES),
+            *(f"{seconds[classes][name]:.2f} s = {ratios[classes][name]:.2f} epochs" for classes in CLASSES),
         )
     publish(
-        "scoring_cost", {"device": str(device), "images": IMAGES, "seconds": found, "ratios": ratios}, table
+        "scoring_cost", {"device": str(device), "images": IMAGES, "seconds": seconds, "ratios": ratios}, table
     )
 
 

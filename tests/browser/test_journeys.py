@@ -33,14 +33,14 @@ def choose(page: Page, label: str, option: str) -> None:
     page.get_by_role("option", name=option, exact=True).click()
 
 
-def look_at_folder(page: Page, app: App, train: Path, split: str, check: Path | None = None) -> None:
+def inspect_folder(page: Page, app: App, train: Path, split: str, check: Path | None = None) -> None:
     page.goto(app.url)
     choose(page, "Source", "Folder of class folders")
     page.get_by_role("textbox", name="Training images").fill(str(train))
     page.get_by_text(split).click()
     if check is not None:
         page.get_by_role("textbox", name="Clean images").fill(str(check))
-    page.get_by_role("button", name="Look at the data").click()
+    page.get_by_role("button", name="Inspect", exact=True).click()
 
 
 def decisions(workspace: Workspace, count: int) -> pd.DataFrame:
@@ -60,7 +60,7 @@ def test_from_a_folder_to_cleaned_labels(
     train, check = make_folder("train", 30, wrong=5, seed=1), make_folder("check", 10, seed=2)
     port = free_port()
     with served(workspace.root, port) as app:
-        look_at_folder(page, app, train, "Another source of clean images", check)
+        inspect_folder(page, app, train, "Another source of clean images", check)
         page.get_by_text("Everything is there: go to Run").click()
         page.get_by_text("fast", exact=True).click()
         page.get_by_role("button", name="Start").click()
@@ -139,13 +139,13 @@ def test_a_confirmed_sample_becomes_the_validation_split(
 ) -> None:
     train = make_folder("train", 20, wrong=2, seed=1)
     with served(workspace.root) as app:
-        look_at_folder(page, app, train, "None yet: help me make one")
+        inspect_folder(page, app, train, "None yet: help me make one")
         page.get_by_text("Are these all “ant”?").wait_for()
         page.get_by_role("button", name="These labels are right now").click()
         page.get_by_text("1 of 3 classes checked").wait_for()
         (train / "dog").mkdir()
         Image.new("RGB", (24, 24), "red").save(train / "dog" / "only.png")
-        page.get_by_role("button", name="Look at the data").click()
+        page.get_by_role("button", name="Inspect", exact=True).click()
         for number, name in enumerate(
             ("ant", "bee", "cat", "dog")
         ):  # other files, so what was said is asked again
@@ -387,7 +387,7 @@ def test_the_lesson_computes_its_own_numbers(page: Page, workspace: Workspace) -
 
 def test_bad_input_is_said_where_it_is_typed(page: Page, workspace: Workspace, tmp_path: Path) -> None:
     with served(workspace.root) as app:
-        look_at_folder(page, app, tmp_path / "nowhere", "Another source of clean images", tmp_path)
+        inspect_folder(page, app, tmp_path / "nowhere", "Another source of clean images", tmp_path)
         expect(page.get_by_role("alert").get_by_text("nowhere: no such file or folder")).to_be_visible()
         for name in ("review", "map", "export"):
             page.goto(f"{app.url}/{name}")

@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+import sharpeye
+import sharpeye_app
 from sharpeye.processes import module_command, start_detached
 from sharpeye.runs import store
 from sharpeye.runs.workspace import Workspace, open_workspace
@@ -88,8 +90,7 @@ def test_a_child_that_ended_leaves_no_zombie(tmp_path: Path) -> None:
 def test_processes_are_started_in_one_place() -> None:
     """No other module starts this package's modules, which would take code from the current folder."""
     assert module_command("a.b", "c") == [sys.executable, "-P", "-m", "a.b", "c"]
-    roots = [Path(sys.modules[name].__file__ or "").parent for name in ("sharpeye",)]
-    roots.append(roots[0].parents[1] / "app" / "sharpeye_app")
+    roots = [Path(package.__file__).parent for package in (sharpeye, sharpeye_app)]
     for path in (path for root in roots for path in root.rglob("*.py")):
         if path.name != "processes.py":
             text = path.read_text()

@@ -1,8 +1,8 @@
 """The review grid: cards ranked by influence, driven by the keyboard, with the evidence on the image in focus
 beside it.
 
-Decisions go straight from the browser to the store (see sharpeye_app.routes); Streamlit hears only of page
-turns.
+Decisions go straight from the browser to the store (see sharpeye_app.routes); Streamlit is told
+only of page turns.
 """
 
 from collections.abc import Callable

@@ -21,15 +21,15 @@ export default function (component) {
     image.style.display = "block";
   };
   const out = () => { image.style.display = "none"; };
-  const look = setInterval(() => {
-    const found = document.querySelector(".js-plotly-plot");
-    if (!found?.on || found === plot) return;
-    plot = found;
+  const polling = setInterval(() => {
+    const shown = document.querySelector(".js-plotly-plot");
+    if (!shown?.on || shown === plot) return;
+    plot = shown;
     plot.on("plotly_hover", over);
     plot.on("plotly_unhover", out);
   }, 300);
   const leave = () => {
-    clearInterval(look);
+    clearInterval(polling);
     image.remove();
     plot?.removeListener?.("plotly_hover", over);
     plot?.removeListener?.("plotly_unhover", out);

@@ -45,7 +45,7 @@ def wait_for(way: Way) -> None:
 
 
 def choose_way() -> Way:
-    """How the minimum shall be reached."""
+    """How the minimum is reached."""
     left, right = st.columns([2, 3])
     optimizer = left.segmented_control(
         "Flat training by",

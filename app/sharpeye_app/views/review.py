@@ -1,4 +1,4 @@
-"""Review: the suspects, most suspicious first, to accept, reject or relabel."""
+"""Review: the suspects, most suspicious first, to accept, keep or relabel."""
 
 import json
 from functools import partial

@@ -118,8 +118,8 @@ def export(run: str, target: str, images: bool, workspace: str, as_json: bool) -
     changed = int((labels["given_label"] != labels["final_label"]).sum())
     folder = str(Path(target).resolve())
     summary = {"folder": folder, "images": len(labels), "changed": changed}
-    said = f"{len(labels):,} labels, {changed:,} of them changed, in {folder}"
-    click.echo(json.dumps(summary) if as_json else said)
+    sentence = f"{len(labels):,} labels, {changed:,} of them changed, in {folder}"
+    click.echo(json.dumps(summary) if as_json else sentence)
 
 
 @click.command("import")

@@ -10,7 +10,7 @@ from sharpeye.curvature.dense import MAX_ROWS, DenseCurvature
 from sharpeye.curvature.diagonal import DiagonalCurvature
 from sharpeye.curvature.gradients import Gradients, fisher_vectors, parameter_count, select_layers
 from sharpeye.curvature.kronecker import KroneckerCurvature
-from sharpeye.curvature.linearization import head_batch, images_a_batch, linearize
+from sharpeye.curvature.linearization import gradient_batch_size, head_batch, linearize
 from sharpeye.errors import InputError
 from sharpeye.training.batches import Images, read_batches
 from sharpeye.training.devices import generator
@@ -83,7 +83,7 @@ def fisher_batches(
     layers = select_layers(model, parameters)
     head = parameters == "head"
     labels = None if head else generator(seed, SAMPLED_LABELS)
-    size = max(1, head_batch(model) // divisor) if head else images_a_batch(layers, divisor)
+    size = max(1, head_batch(model) // divisor) if head else gradient_batch_size(layers, divisor)
     for _, batch in read_batches(images, np.arange(len(images)), size, device):
         _, probabilities, jacobian = linearize(model, layers, batch, parameters)
         yield jacobian(fisher_vectors(probabilities, labels)), len(batch)

@@ -127,10 +127,10 @@ class Backward:
     def _keep(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             self.inputs[name] = inputs[0].detach()
-            kept = output if output.requires_grad else output.requires_grad_()
-            self.outputs[name] = kept
-            # An activation in place would make the output kept that of the activation.
-            return kept.clone() if self.overwritten else kept
+            tracked = output if output.requires_grad else output.requires_grad_()
+            self.outputs[name] = tracked
+            # An activation in place would make the tracked output that of the activation.
+            return tracked.clone() if self.overwritten else tracked
 
         return hook
 

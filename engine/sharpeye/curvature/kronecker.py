@@ -206,13 +206,13 @@ def _eigenbases(batches: GradientBatches) -> dict[str, Basis]:
             for total, rows in zip(factors[name], sides, strict=True):
                 _add_moment(total, rows)
         count += images
-    found = {}
+    bases = {}
     for name, (a, b) in factors.items():
         (input_values, inputs), (output_values, outputs) = (
             _eigen(a / count),
             _eigen(b / count / positions[name]),
         )
-        found[name] = Basis(
+        bases[name] = Basis(
             input_values,
             inputs,
             output_values,
@@ -220,7 +220,7 @@ def _eigenbases(batches: GradientBatches) -> dict[str, Basis]:
             input_values.mean() * output_values.mean(),
             positions[name] > 1,
         )
-    return found
+    return bases
 
 
 def _add_moment(total: Tensor, rows: Tensor) -> None:

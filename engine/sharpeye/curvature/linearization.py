@@ -87,7 +87,7 @@ def head_batch(model: Classifier) -> int:
     return int(np.clip(MAX_GRADIENT_FLOATS // model.head.out_features**2, 1, HEAD_BATCH))
 
 
-def images_a_batch(layers: dict[str, nn.Module], kinds: int) -> int:
+def gradient_batch_size(layers: dict[str, nn.Module], kinds: int) -> int:
     """Images whose K gradients of the largest layer fit MAX_GRADIENT_FLOATS; 1 to 128."""
     largest = max(parameter_count([layer]) for layer in layers.values())
     return int(np.clip(MAX_GRADIENT_FLOATS // (largest * kinds), 1, 128))

@@ -209,11 +209,11 @@ def _check_room(cache: Path, needed: int, name: str) -> None:
 
 
 def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int, report: Report) -> None:
-    kept: list[Record] = []
+    usable: list[Record] = []
     hashes: list[str] = []
     preview_ends: list[int] = []
     skipped: list[tuple[str, str]] = []
-    seen: set[str] = set()
+    taken_ids: set[str] = set()
 
     def attempt(record: Record) -> tuple[np.ndarray, bytes] | str:
         try:
@@ -230,34 +230,36 @@ def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int, repor
         for chunk in _chunks(source.read(rows), DECODE_CHUNK):
             for record, decoded in zip(chunk, pool.map(attempt, chunk), strict=True):
                 problem = (
-                    decoded if isinstance(decoded, str) else _row_problem(record, source.class_names, seen)
+                    decoded
+                    if isinstance(decoded, str)
+                    else _row_problem(record, source.class_names, taken_ids)
                 )
                 if isinstance(decoded, str) or problem:
                     skipped.append((record.id, problem))
                     continue
                 pixels, preview = decoded
-                seen.add(record.id)
+                taken_ids.add(record.id)
                 file.write(pixels.tobytes())
                 previews.write(preview)
                 preview_ends.append(previews.tell())
                 hashes.append(hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest())
-                kept.append(replace(record, image=b""))
+                usable.append(replace(record, image=b""))
             done += len(chunk)
             report(done, len(rows))
-    if not kept:
+    if not usable:
         first = f" (first: {skipped[0][0]}: {skipped[0][1]})" if skipped else ""
         raise InputError(f"{source.name}: no usable image among {len(rows):,} rows{first}")
-    names, codes = _encode([r.label for r in kept], [r.true_label for r in kept], source.class_names)
+    names, codes = _encode([r.label for r in usable], [r.true_label for r in usable], source.class_names)
     table = pd.DataFrame(
         {
-            "id": [r.id for r in kept],
+            "id": [r.id for r in usable],
             "label": codes[0],
-            "split": [SPLIT_NAMES.get(str(r.split).lower(), "") for r in kept],
+            "split": [SPLIT_NAMES.get(str(r.split).lower(), "") for r in usable],
             "hash": hashes,
             "preview_end": preview_ends,
         }
     )
-    if any(not _is_missing(r.true_label) for r in kept):
+    if any(not _is_missing(r.true_label) for r in usable):
         table["true_label"] = codes[1]
     table.to_parquet(folder / "table.parquet", index=False)
     pd.DataFrame(skipped, columns=["id", "reason"]).to_csv(folder / "skipped.csv", index=False)
@@ -270,9 +272,9 @@ def _chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
         yield chunk
 
 
-def _row_problem(record: Record, class_names: tuple[str, ...] | None, seen: set[str]) -> str:
+def _row_problem(record: Record, class_names: tuple[str, ...] | None, taken_ids: set[str]) -> str:
     """Why a row with a readable image cannot be used; empty when it can."""
-    if record.id in seen:
+    if record.id in taken_ids:
         return "another row has the same id"
     if _is_missing(record.label):
         return "label is empty"
@@ -323,7 +325,7 @@ def _encode(
     known = {label: _position(label, names) for label in {*labels, *true_labels} if not _is_missing(label)}
 
     def encoded(values: list[object]) -> np.ndarray:
-        found = (None if _is_missing(value) else known[value] for value in values)
-        return np.array([-1 if position is None else position for position in found], dtype=np.int64)
+        positions = (None if _is_missing(value) else known[value] for value in values)
+        return np.array([-1 if position is None else position for position in positions], dtype=np.int64)
 
     return list(names), [encoded(labels), encoded(true_labels)]

@@ -279,8 +279,8 @@ def torchvision_dataset(spec: TorchvisionSource, default_split: str, options: So
             else:
                 yield Record(f"{row:06d}", image, int(human[row]), int(label))
 
-    told = file_stamp(Path(options.human_labels)) if options.human_labels else None
-    stamp = [name, split, str(root), len(dataset), options.label_column, told]
+    human_stamp = file_stamp(Path(options.human_labels)) if options.human_labels else None
+    stamp = [name, split, str(root), len(dataset), options.label_column, human_stamp]
     names = tuple(str(c) for c in classes) if classes is not None else None
     return Source(f"torchvision:{name}/{split}", len(dataset), names, read, stamp)
 

@@ -46,9 +46,9 @@ def by_list(images: LabeledImages, path: Path) -> tuple[LabeledImages, LabeledIm
         )
     rows = pd.Index(images.ids).get_indexer(pd.Index(table["id"].astype(str)))
     labels = pd.Index(images.class_names).get_indexer(pd.Index(table["label"].astype(str)))
-    for column, found, what in (("id", rows, "training image"), ("label", labels, "class")):
-        if (found < 0).any():
-            at = int(np.argmax(found < 0))
+    for column, positions, what in (("id", rows, "training image"), ("label", labels, "class")):
+        if (positions < 0).any():
+            at = int(np.argmax(positions < 0))
             raise InputError(f"{path}, row {at + 1}: no {what} is called {table[column].iloc[at]!r}")
     chosen = np.zeros(len(images), dtype=bool)
     chosen[rows] = True

@@ -66,17 +66,17 @@ def nearest(
     Returns:
         Positions among the references, (N, k); −1 where the class has fewer.
     """
-    found = np.full((len(features), count), -1, dtype=np.int32)
+    neighbours = np.full((len(features), count), -1, dtype=np.int32)
     for label in np.unique(labels):
         of_class = np.flatnonzero(reference_labels == label)
         if len(of_class) == 0:
             continue
         targets = normalize(torch.from_numpy(references[of_class]).to(device).float(), dim=1)
         rows = np.flatnonzero(labels == label)
-        kept = min(count, len(of_class))
+        nearest_count = min(count, len(of_class))
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             queries = normalize(torch.from_numpy(features[chunk]).to(device).float(), dim=1)
-            best = (queries @ targets.T).topk(kept, dim=1).indices.cpu().numpy()
-            found[chunk, :kept] = of_class[best]
-    return found
+            best = (queries @ targets.T).topk(nearest_count, dim=1).indices.cpu().numpy()
+            neighbours[chunk, :nearest_count] = of_class[best]
+    return neighbours

@@ -15,7 +15,7 @@ from sharpeye.influence.trajectory import (
     TrajectoryContext,
     as_scores,
     batch_size,
-    harm,
+    influence_along,
     residuals,
     validation_gradient,
 )
@@ -35,7 +35,7 @@ def datainf(context: TrajectoryContext) -> Scores:
     """
     model = context.trained()
     direction = swapped_inverse(context, model, validation_gradient(context, model))
-    return as_scores(harm(context, model, direction), context.labels)
+    return as_scores(influence_along(context, model, direction), context.labels)
 
 
 def swapped_inverse(context: TrajectoryContext, model: Classifier, vector: Vector) -> Vector:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sharpeye.curvature.base import Curvature
 from sharpeye.curvature.gradients import select_layers
-from sharpeye.curvature.linearization import HEAD_BATCH, Jacobian, images_a_batch, linearize
+from sharpeye.curvature.linearization import HEAD_BATCH, Jacobian, gradient_batch_size, linearize
 from sharpeye.influence.base import Evaluation
 from sharpeye.training.batches import Images, mirror, read_batches
 from sharpeye.training.devices import watched_memory
@@ -55,15 +55,17 @@ def evaluate(
     class_count = model.head.out_features
     kinds = min(class_count, MAX_CANDIDATES) + 1 if all_candidates else 1
     batch_size = (
-        max(1, HEAD_BATCH // divisor) if parameters == "head" else images_a_batch(layers, kinds * divisor)
+        max(1, HEAD_BATCH // divisor)
+        if parameters == "head"
+        else gradient_batch_size(layers, kinds * divisor)
     )
     parts: list[tuple[Tensor, ...]] = []
     with watched_memory(device) as peak_memory:
         for rows, batch in read_batches(images, np.arange(len(images)), batch_size, device):
             views = [batch, mirror(batch)] if mirrored else [batch]
             given = torch.from_numpy(labels[rows]).to(device)
-            seen = [linearize(model, layers, view, parameters) for view in views]
-            losses = torch.stack([-p.clamp_min(SMALLEST_PROBABILITY).log() for _, p, _ in seen]).mean(0)
+            linearized = [linearize(model, layers, view, parameters) for view in views]
+            losses = torch.stack([-p.clamp_min(SMALLEST_PROBABILITY).log() for _, p, _ in linearized]).mean(0)
             chosen = (
                 candidate_classes(losses, given)
                 if classes is None
@@ -72,19 +74,19 @@ def evaluate(
             influence, leverage = zip(
                 *[
                     view_influence(curvature, jacobian, p, chosen if all_candidates else None, given)
-                    for _, p, jacobian in seen
+                    for _, p, jacobian in linearized
                 ],
                 strict=True,
             )
-            features = torch.stack([phi for phi, _, _ in seen]).mean(0)
-            kept = (
+            features = torch.stack([phi for phi, _, _ in linearized]).mean(0)
+            columns_of_batch = (
                 chosen,
                 losses.gather(1, chosen),
                 torch.stack(influence).mean(0),
                 torch.stack(leverage).mean(0),
                 features.half(),
             )
-            parts.append(tuple(t.cpu() for t in kept))
+            parts.append(tuple(t.cpu() for t in columns_of_batch))
             report(int(rows[-1]) + 1, len(images))
         memory_mb = peak_memory()
     columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]

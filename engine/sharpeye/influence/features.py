@@ -48,7 +48,7 @@ def score_features(
     unknown = ~np.isin(given, classes)
     if unknown.any():
         row = int(unknown.argmax())
-        raise InputError(f"labels, row {row}: no validation image has the label {given[row]!r}")
+        raise InputError(f"labels, row {row}: no validation image has the label {given[row].item()!r}")
     if len(classes) < 2:
         raise InputError("validation_labels: at least two classes are needed")
     centre = split.mean(0)

@@ -13,7 +13,7 @@ from sharpeye.curvature.gradients import fisher_vectors, head_gradients
 from sharpeye.curvature.iterative import lissa
 from sharpeye.curvature.linearization import head_batch, predict
 from sharpeye.influence.base import Scores
-from sharpeye.influence.trajectory import TrajectoryContext, as_scores, harm, validation_gradient
+from sharpeye.influence.trajectory import TrajectoryContext, as_scores, influence_along, validation_gradient
 from sharpeye.training.batches import read_batches
 
 # Of deeper layers each step is a pass through the network.
@@ -34,18 +34,18 @@ def lissa_influence(context: TrajectoryContext) -> Scores:
     )
     if context.parameters == "head":  # a few numbers an image: kept, so that the features are computed once
         rows = np.arange(len(context.images))
-        kept = [
+        outputs = [
             predict(model, batch)
             for _, batch in read_batches(context.images, rows, head_batch(model), context.device)
         ]
-        batches = partial(_head_batches, kept)
+        batches = partial(_head_batches, outputs)
     solved = lissa(
         batches, validation_gradient(context, model), context.damping, STEPS[context.parameters == "head"]
     )
-    return as_scores(harm(context, model, solved), context.labels)
+    return as_scores(influence_along(context, model, solved), context.labels)
 
 
-def _head_batches(kept: list[tuple[Tensor, Tensor]]) -> GradientBatches:
+def _head_batches(outputs: list[tuple[Tensor, Tensor]]) -> GradientBatches:
     """As `fisher_batches`, from features φ (B, d) and probabilities p (B, C)."""
-    for features, probabilities in kept:
+    for features, probabilities in outputs:
         yield head_gradients(features, fisher_vectors(probabilities)), len(features)

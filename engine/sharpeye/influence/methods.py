@@ -58,8 +58,8 @@ def _later(module: str, name: str) -> Callable[["TrajectoryContext"], Scores]:
     called."""
 
     def score(context: "TrajectoryContext") -> Scores:
-        found: Scores = getattr(import_module(f"sharpeye.influence.{module}"), name)(context)
-        return found
+        scores: Scores = getattr(import_module(f"sharpeye.influence.{module}"), name)(context)
+        return scores
 
     return score
 

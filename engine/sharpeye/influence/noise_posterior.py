@@ -11,14 +11,13 @@ from scipy.special import softmax
 
 from sharpeye.influence.base import Candidates
 
-# People mistake the pictures that a network mistakes, and for the same classes: given the true label, a label
-# and a prediction are not independent, and a label that agrees with the prediction says less than T[t, y]. So
-# T enters as a power: 1 would trust labels too much (a quarter of the wrong ones missed on the demo and on
-# CIFAR-10N), 0 not at all. `tests/benchmarks/test_canaries.py` prints what comes of it.
+# People and networks err on the same pictures, and towards the same classes. So, given the true label, a given
+# label and a prediction are not independent, and a label is weaker evidence than T[t, y] says. T enters as a
+# power: 1 trusts labels too much (it misses a quarter of the wrong ones on the demo and on CIFAR-10N), 0 not at
+# all. `tests/benchmarks/test_canaries.py` prints the effect.
 RELIANCE = 0.8
-# The longer a network was trained on given labels, or on what is believed of them, the more its predictions
-# agree with them of themselves, and the less they say beside these: of beliefs to train on after a longer
-# training, and after that training, too. Both were chosen on CIFAR-10N random1.
+# Longer training repeats the given labels, so agreement with them is weaker evidence: for the beliefs that the
+# refined network is trained on, and for the predictions of that network. Both were chosen on CIFAR-10N random1.
 REFINING_RELIANCE = 0.5
 REFINED_RELIANCE = 0.2
 RELIANCE_DOUBT = 0.2
@@ -124,8 +123,8 @@ def fit_temperature(candidates: Candidates, labels: np.ndarray, class_count: int
         likelihood = (_probabilities(subset, temperature) * transition[subset.classes, given[:, None]]).sum(1)
         return -float(np.log(np.maximum(likelihood, SMALLEST)).mean())
 
-    found = minimize_scalar(surprise, bounds=(-6, 1), method="bounded", options={"xatol": 0.01})
-    return scale * float(np.exp(found.x))
+    best = minimize_scalar(surprise, bounds=(-6, 1), method="bounded", options={"xatol": 0.01})
+    return scale * float(np.exp(best.x))
 
 
 def _expectation_maximization(

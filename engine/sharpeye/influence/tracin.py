@@ -5,7 +5,7 @@ import numpy as np
 from sharpeye.curvature.identity import IdentityCurvature
 from sharpeye.influence.base import Candidates, Scores
 from sharpeye.influence.evaluation import evaluate
-from sharpeye.influence.trajectory import TrajectoryContext, as_scores, harm, validation_gradient
+from sharpeye.influence.trajectory import TrajectoryContext, as_scores, influence_along, validation_gradient
 
 
 def tracin(context: TrajectoryContext) -> Scores:
@@ -18,7 +18,9 @@ def tracin(context: TrajectoryContext) -> Scores:
     total = np.zeros(())
     for snapshot in context.snapshots:
         model = context.at(snapshot)
-        total = total + snapshot.step_size * harm(context, model, validation_gradient(context, model))
+        total = total + snapshot.step_size * influence_along(
+            context, model, validation_gradient(context, model)
+        )
     return as_scores(total, context.labels)
 
 
@@ -26,7 +28,7 @@ def tracin_self(context: TrajectoryContext) -> Scores:
     """Self-influence Σ_t η_t ‖g(x, y; θ_t)‖², with which the paper finds wrong labels (section 4.1)."""
     total, classes = np.zeros((1, 1)), context.labels[:, None]
     for snapshot in context.snapshots:
-        found = evaluate(
+        evaluation = evaluate(
             context.at(snapshot),
             IdentityCurvature(),
             context.images,
@@ -39,9 +41,9 @@ def tracin_self(context: TrajectoryContext) -> Scores:
         )
         # Of many classes each snapshot would keep its own choice, so only the given label has a sum over all
         # of them.
-        every = found.classes.shape[1] == context.model.head.out_features
-        given = Candidates(found.classes, found.influence).of(context.labels)
-        total = total + snapshot.step_size * (found.influence if every else given[:, None])
-        classes = found.classes if every else classes
+        every = evaluation.classes.shape[1] == context.model.head.out_features
+        given = Candidates(evaluation.classes, evaluation.influence).of(context.labels)
+        total = total + snapshot.step_size * (evaluation.influence if every else given[:, None])
+        classes = evaluation.classes if every else classes
     candidates = Candidates(classes, total)
     return Scores(candidates.of(context.labels), candidates if total.shape[1] > 1 else None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpeye.curvature.gradients import Vector, select_layers, weighted_sum
-from sharpeye.curvature.linearization import HEAD_BATCH, images_a_batch, linearize, logit_change
+from sharpeye.curvature.linearization import HEAD_BATCH, gradient_batch_size, linearize, logit_change
 from sharpeye.influence.base import Candidates, Scores
 from sharpeye.training.batches import Images, mirror, read_batches
 from sharpeye.training.models import Classifier
@@ -67,7 +67,7 @@ def validation_gradient(context: TrajectoryContext, model: Classifier) -> Vector
     )
 
 
-def harm(context: TrajectoryContext, model: Classifier, direction: Vector) -> np.ndarray:
+def influence_along(context: TrajectoryContext, model: Classifier, direction: Vector) -> np.ndarray:
     """−⟨v, g(x, c)⟩ of the training images (see `against`), (N, C)."""
     return against(
         model,
@@ -82,7 +82,7 @@ def harm(context: TrajectoryContext, model: Classifier, direction: Vector) -> np
 
 def batch_size(model: Classifier, parameters: str) -> int:
     """Images whose gradients under one label each fit into memory."""
-    return HEAD_BATCH if parameters == "head" else images_a_batch(select_layers(model, parameters), 1)
+    return HEAD_BATCH if parameters == "head" else gradient_batch_size(select_layers(model, parameters), 1)
 
 
 def mean_gradient(
@@ -132,11 +132,11 @@ def against(
     """
     parts = []
     for rows, batch in read_batches(images, np.arange(len(images)), HEAD_BATCH, device):
-        found = [
+        scores = [
             _against(model, parameters, direction, view)
             for view in ([batch, mirror(batch)] if mirrored else [batch])
         ]
-        parts.append(torch.stack(found).mean(0).cpu())
+        parts.append(torch.stack(scores).mean(0).cpu())
         report(int(rows[-1]) + 1, len(images))
     return torch.cat(parts).numpy()
 
@@ -149,8 +149,8 @@ def _against(model: Classifier, parameters: str, direction: Vector, batch: Tenso
 def as_scores(candidates: np.ndarray, labels: np.ndarray) -> Scores:
     """Scores of every class, (N, C), as a method's result."""
     classes = np.broadcast_to(np.arange(candidates.shape[1]), candidates.shape)
-    found = Candidates(classes, candidates)
-    return Scores(found.of(labels), found)
+    result = Candidates(classes, candidates)
+    return Scores(result.of(labels), result)
 
 
 def losses_of(

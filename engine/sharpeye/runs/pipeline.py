@@ -144,7 +144,7 @@ def execute(
     write_scores(folder.scores, score_columns(training, scores, beliefs))
     write_transition(folder, training, beliefs)
     seconds = sum(one.evaluation.seconds for _, one in minima.values())
-    passes = sum(len(found) for found, _ in minima.values())
+    passes = sum(len(networks_at) for networks_at, _ in minima.values())
     result = RunResult(
         run=row.id,
         version=VERSION,

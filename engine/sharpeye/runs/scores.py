@@ -102,9 +102,10 @@ def read_row(path: Path, row: int, columns: Sequence[str]) -> dict[str, object]:
         InputError: there is no such row.
     """
     file = pq.ParquetFile(path)
+    start = 0
     for group in range(file.num_row_groups):
         size = file.metadata.row_group(group).num_rows
-        if row < size:
-            return dict(file.read_row_group(group, list(columns)).slice(row, 1).to_pylist()[0])
-        row -= size
+        if row < start + size:
+            return dict(file.read_row_group(group, list(columns)).slice(row - start, 1).to_pylist()[0])
+        start += size
     raise InputError(f"{path.name}: no row {row}")

@@ -190,7 +190,7 @@ def register_dataset(
 def describe_dataset(
     connection: sqlite3.Connection, dataset: str, class_names: Sequence[str], class_counts: Sequence[int]
 ) -> None:
-    """Record what decoding a dataset found."""
+    """Record what a decoded data set holds."""
     connection.execute(
         "UPDATE datasets SET images = ?, class_names = ?, class_counts = ? WHERE id = ?",
         (sum(class_counts), json.dumps(list(class_names)), json.dumps(list(class_counts)), dataset),

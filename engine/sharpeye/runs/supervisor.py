@@ -65,7 +65,7 @@ def supervise(workspace: Workspace, keep_going: Callable[[bool], bool]) -> None:
 
 
 def tick(connection: sqlite3.Connection, workspace: Workspace) -> bool:
-    """Look after running runs and start queued ones; whether there are any."""
+    """Check running runs and start queued ones; returns whether there are any."""
     for row in store.runs_in(connection, "running"):
         process = process_of(row, workspace)
         if process is not None:

@@ -28,12 +28,12 @@ def plans(budget: str, images: dict[str, int], mirrored: bool, pretrained: bool)
         budget: `fast`, `standard` or `thorough`.
         images: how many each stage trains on, see `images_of_stages`.
         mirrored: whether a mirrored image keeps its label.
-        pretrained: whether the weights come from elsewhere and want smaller steps.
+        pretrained: whether the weights are pre-trained, so that steps are smaller.
     """
-    found = {}
+    planned = {}
     for name, least in EPOCHS[budget].items():
         batch = _batch_size(images[name])
-        found[name] = TrainingPlan(
+        planned[name] = TrainingPlan(
             epochs=max(least, -(-STEPS[budget][name] * batch // images[name])),
             batch_size=batch,
             learning_rate=LEARNING_RATES[name] * (PRETRAINED_FACTOR if pretrained else 1.0),
@@ -41,7 +41,7 @@ def plans(budget: str, images: dict[str, int], mirrored: bool, pretrained: bool)
             mirrored=mirrored,
             snapshots=TrainingPlan.snapshots if name in FOLLOWED else 0,
         )
-    return found
+    return planned
 
 
 def images_of_stages(training: int, validation: int) -> dict[str, int]:

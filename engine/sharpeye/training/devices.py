@@ -76,12 +76,12 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 def bf16_products() -> Iterator[None]:
     """float32 matrices are multiplied in bf16 and summed in float32, where the hardware does so: exact for
     what autocast computed."""
-    kept = torch.get_float32_matmul_precision()
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(kept)
+        torch.set_float32_matmul_precision(before)
 
 
 def in_float64(tensor: Tensor) -> Tensor:

@@ -61,28 +61,28 @@ def filter_noise(parameter: Tensor, sigma: float, generator: torch.Generator) ->
 @contextmanager
 def _displaced(parameters: list[Tensor], steps: list[Tensor]) -> Iterator[None]:
     """Parameters moved by `steps` inside the block, and put back exactly (not by subtraction) after it."""
-    kept = [p.detach().clone() for p in parameters]
+    originals = [p.detach().clone() for p in parameters]
     with torch.no_grad():
         torch._foreach_add_(parameters, steps)
     try:
         yield
     finally:
         with torch.no_grad():
-            torch._foreach_copy_(parameters, kept)
+            torch._foreach_copy_(parameters, originals)
 
 
 @contextmanager
 def _frozen_batch_norm(model: nn.Module) -> Iterator[None]:
     """Batch statistics are used but not recorded inside the block."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    kept = [m.momentum for m in norms]
+    momenta = [m.momentum for m in norms]
     counts = [m.num_batches_tracked.clone() if m.num_batches_tracked is not None else None for m in norms]
     for m in norms:
         m.momentum = 0.0
     try:
         yield
     finally:
-        for m, momentum, count in zip(norms, kept, counts, strict=True):
+        for m, momentum, count in zip(norms, momenta, counts, strict=True):
             m.momentum = momentum
             if count is not None and m.num_batches_tracked is not None:
                 m.num_batches_tracked.copy_(count)

@@ -115,7 +115,7 @@ def train(
     )
     first = _load_checkpoint(checkpoint, model, optimizer, device)
     steps = steps_an_epoch(plan, len(labels))
-    kept = {snapshot.epoch: snapshot.path for snapshot in snapshots(plan, len(labels), checkpoint)}
+    snapshot_paths = {snapshot.epoch: snapshot.path for snapshot in snapshots(plan, len(labels), checkpoint)}
     total = plan.epochs * steps
     started, trained = time.monotonic(), 0
     model.train()
@@ -161,8 +161,8 @@ def train(
                     stage, int(epoch_done), plan.epochs, "epoch", float(loss_sum) / (step + 1), rate, left
                 )
             )
-        if epoch + 1 in kept:
-            with replacing(kept[epoch + 1]) as temporary:
+        if epoch + 1 in snapshot_paths:
+            with replacing(snapshot_paths[epoch + 1]) as temporary:
                 save_file(
                     {key: value.cpu().contiguous() for key, value in model.state_dict().items()}, temporary
                 )

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sharpeye.commands.cli import main
-from sharpeye.config import RunConfig
+from sharpeye.config import RunConfig, RunOptions
 from sharpeye.specs import DemoSource, FileSource, OwnSplit, TrustedShare, parse_source, parse_validation
 from tests.engine.data.test_images import png_header
 
@@ -110,11 +110,11 @@ def test_a_longer_budget_refines_and_vm_shares_it(folders: tuple[Path, Path], tm
         run(folders, workspace, "--budget", "standard", "--method", "fvm,vm,val_loss_posterior")
     )
     for stage, count in (("pretrain", 1), ("minimum", 2), ("refine", 1), ("final-minimum", 2)):
-        kept = {
+        artifacts = {
             path.name.split("-epoch")[0].removesuffix(".safetensors")
             for path in workspace.glob(f"stages/{stage}-*")
         }
-        assert len(kept) == count, stage
+        assert len(artifacts) == count, stage
     scores = pd.read_parquet(result["scores"])
     shown = scores["id"].str.extract(r"/(\w+)-")[0]
     wrong = shown != scores["given_label"].astype(str)
@@ -250,6 +250,11 @@ def test_bad_input_is_one_clear_line(arguments: list[str], message: str, tmp_pat
     assert message in lines[-1]
     assert "Traceback" not in outcome.output
     assert outcome.stdout == ""
+
+
+def test_the_command_line_has_every_option_of_a_run() -> None:
+    names = {parameter.name for parameter in main.commands["run"].params}  # type: ignore[attr-defined]
+    assert {"train", *RunOptions.__annotations__} <= names
 
 
 def test_the_command_line_starts_without_torch() -> None:

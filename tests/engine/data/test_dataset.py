@@ -50,10 +50,10 @@ def test_subset_records_what_it_leaves_out(make_folder: Callable[..., Path], tmp
     images = ingest(
         open_source(parse_source(str(make_folder("data", 2))), SourceOptions()), tmp_path / "cache", 16
     )
-    kept = images.subset(images.labels != 1, "not wanted")
-    assert kept.skipped["reason"].tolist() == ["not wanted"] * 2
-    np.testing.assert_array_equal(kept.images[np.array([3])], images.images[np.array([5])])
-    assert kept.images.shape == (4, 16, 16, 3)
+    subset = images.subset(images.labels != 1, "not wanted")
+    assert subset.skipped["reason"].tolist() == ["not wanted"] * 2
+    np.testing.assert_array_equal(subset.images[np.array([3])], images.images[np.array([5])])
+    assert subset.images.shape == (4, 16, 16, 3)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1), st.data())

@@ -208,12 +208,14 @@ def test_human_labels(tmp_path: Path) -> None:
 
 def test_other_human_labels_are_another_source(tmp_path: Path) -> None:
     options = SourceOptions("worse_label", human_labels=str(tmp_path / "human.pt"))
-    seen = []
+    class_names_read = []
     for label in (1, 2):
         torch.save({"worse_label": np.full(1000, label)}, tmp_path / "human.pt")
         os.utime(tmp_path / "human.pt", (label, label))
-        seen.append(load("torchvision:FakeData", tmp_path / "cache", options, limit=5).class_names)
-    assert seen == [("1",), ("2",)]
+        class_names_read.append(
+            load("torchvision:FakeData", tmp_path / "cache", options, limit=5).class_names
+        )
+    assert class_names_read == [("1",), ("2",)]
 
 
 def test_hostile_pickle_is_refused_and_not_run(tmp_path: Path) -> None:

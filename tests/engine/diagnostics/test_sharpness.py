@@ -91,9 +91,9 @@ def test_hessian_products_of_a_network_are_those_of_its_dense_hessian() -> None:
     start = torch.cat([value.flatten() for value in place.values()])
     dense = torch.autograd.functional.hessian(flat_risk, start)
     vector = sharpness.random_like(place, 3)
-    found = torch.cat([part.flatten() for part in hessian_product(risk, place, vector).values()])
+    product = torch.cat([part.flatten() for part in hessian_product(risk, place, vector).values()])
     torch.testing.assert_close(
-        found, dense @ torch.cat([part.flatten() for part in vector.values()]), rtol=1e-4, atol=1e-5
+        product, dense @ torch.cat([part.flatten() for part in vector.values()]), rtol=1e-4, atol=1e-5
     )
     slopes = torch.cat([part.flatten() for part in gradient(risk, place).values()])
     torch.testing.assert_close(

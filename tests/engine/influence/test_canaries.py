@@ -31,16 +31,16 @@ def made(count: int, seed: int = 0) -> tuple[Candidates, np.ndarray]:
 
 def test_the_estimate_is_what_many_drawn_flips_would_show() -> None:
     scores, true = made(400)
-    found = estimate(scores, true, TRANSITION)
-    assert found is not None
+    estimated = estimate(scores, true, TRANSITION)
+    assert estimated is not None
     repeated = Candidates(np.tile(scores.classes, (300, 1)), np.tile(scores.scores, (300, 1)))
     drawn = flip_labels(np.tile(true, 300), TRANSITION, seed=1)
     wrong = drawn != np.tile(true, 300)
-    assert found.auc == pytest.approx(roc_auc_score(wrong, repeated.of(drawn)), abs=0.003)
-    assert found.ap == pytest.approx(average_precision_score(wrong, repeated.of(drawn)), abs=0.005)
-    assert found.recall[0] == 0
-    assert found.recall[-1] == 1
-    assert found.precision[-1] == pytest.approx(wrong.mean(), abs=0.01)
+    assert estimated.auc == pytest.approx(roc_auc_score(wrong, repeated.of(drawn)), abs=0.003)
+    assert estimated.ap == pytest.approx(average_precision_score(wrong, repeated.of(drawn)), abs=0.005)
+    assert estimated.recall[0] == 0
+    assert estimated.recall[-1] == 1
+    assert estimated.precision[-1] == pytest.approx(wrong.mean(), abs=0.01)
 
 
 def test_no_estimate_where_no_label_is_ever_wrong() -> None:
@@ -83,19 +83,19 @@ def test_reliability_is_what_many_drawn_flips_would_show() -> None:
     posterior = posteriors(energies, TRANSITION, 1.0, RELIANCE)
     every = posterior[np.arange(len(labels)), :, labels]
     drawn = calibration(every.max(1), every.argmax(1) == true)
-    found = reliability(posterior, energies, true, TRANSITION)
-    assert found.error == pytest.approx(drawn.error, abs=0.01)
-    assert sum(found.share) == pytest.approx(1)
+    estimated = reliability(posterior, energies, true, TRANSITION)
+    assert estimated.error == pytest.approx(drawn.error, abs=0.01)
+    assert sum(estimated.share) == pytest.approx(1)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50))
 def test_calibration_error_is_the_sum_over_bins(pairs: list[tuple[float, bool]]) -> None:
     confidence, right = np.array([c for c, _ in pairs]), np.array([r for _, r in pairs])
-    found = calibration(confidence, right)
+    estimated = calibration(confidence, right)
     expected = 0.0
     for number in range(CONFIDENCE_BINS):
         low, high = number / CONFIDENCE_BINS, (number + 1) / CONFIDENCE_BINS
         inside = [(c, r) for c, r in pairs if min(int(c * CONFIDENCE_BINS), CONFIDENCE_BINS - 1) == number]
         assert all(low - 1e-9 <= c <= high + 1e-9 for c, _ in inside)
         expected += abs(sum(r for _, r in inside) - sum(c for c, _ in inside)) / len(pairs)
-    assert found.error == pytest.approx(expected, abs=1e-9)
+    assert estimated.error == pytest.approx(expected, abs=1e-9)

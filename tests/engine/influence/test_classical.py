@@ -110,12 +110,14 @@ def test_mean_gradient_and_directional_derivative(context: TrajectoryContext, pa
     context = with_parameters(context, parameters)
     model = context.trained()
     layers = select_layers(model, parameters)
-    found = mean_gradient(model, parameters, context.validation_images, TRUSTED, CPU)
-    torch.testing.assert_close(flat_vector(found), validation_gradient(context, model), rtol=1e-9, atol=1e-12)
-    p, change = logit_change(model, layers, context.images[:4], found, parameters)
+    computed = mean_gradient(model, parameters, context.validation_images, TRUSTED, CPU)
+    torch.testing.assert_close(
+        flat_vector(computed), validation_gradient(context, model), rtol=1e-9, atol=1e-12
+    )
+    p, change = logit_change(model, layers, context.images[:4], computed, parameters)
     for row, image in enumerate(context.images[:4]):
         rows, probabilities = jacobian(model, layers, image)
-        torch.testing.assert_close(change[row], rows @ flat_vector(found), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(change[row], rows @ flat_vector(computed), rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(p[row], probabilities, rtol=1e-9, atol=1e-12)
 
 
@@ -142,14 +144,14 @@ def test_directional_derivative_through_attention() -> None:
 def test_members_of_gex_train_on_the_training_set(
     context: TrajectoryContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    calls = []
     monkeypatch.setattr(
-        gex, "train", lambda model, images, labels, plan, **more: seen.append((len(images), labels.tolist()))
+        gex, "train", lambda model, images, labels, plan, **more: calls.append((len(images), labels.tolist()))
     )
     monkeypatch.setattr(gex, "MEMBERS", 1)
     monkeypatch.setattr(gex, "_losses", lambda context: np.zeros((COUNT, CLASSES)))
     gex.gex(replace(context, trained_on=(tiny_images(6), np.full(6, 2))))
-    assert seen == [(6, [2] * 6)]
+    assert calls == [(6, [2] * 6)]
 
 
 def test_inner_products_and_weighted_sums(context: TrajectoryContext) -> None:
@@ -330,6 +332,6 @@ def test_fisher_batches_cover_every_image_once() -> None:
     images = np.random.default_rng(0).integers(0, 256, (23, 16, 16, 3), dtype=np.uint8)
     torch.manual_seed(0)
     model = small_network(4, (8, 8, 8)).eval()
-    found = list(fisher_batches(model, "head", images, CPU, seed=0, divisor=100))
-    assert sum(count for _, count in found) == 23
-    assert {gradients["head"].output_gradients.shape[0] for gradients, _ in found} == {4}
+    computed = list(fisher_batches(model, "head", images, CPU, seed=0, divisor=100))
+    assert sum(count for _, count in computed) == 23
+    assert {gradients["head"].output_gradients.shape[0] for gradients, _ in computed} == {4}

@@ -71,8 +71,8 @@ def test_sure_predictions_keep_their_influence_among_many_classes() -> None:
         curvature = DenseCurvature.fit(iter([(head_gradients(phi, unsure), 6)]), 0.1)
         return view_influence(curvature, partial(head_gradients, phi), p.to(dtype), classes, given)
 
-    for found, exact in zip(scores(torch.float32), scores(torch.float64), strict=True):
-        torch.testing.assert_close(found.double(), exact, rtol=0.01, atol=0)
+    for computed, exact in zip(scores(torch.float32), scores(torch.float64), strict=True):
+        torch.testing.assert_close(computed.double(), exact, rtol=0.01, atol=0)
 
 
 def network() -> Classifier:

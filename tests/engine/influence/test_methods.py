@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from sharpeye.config import RunConfig
+from sharpeye.config import CLASSICAL_METHODS, DEFAULT_METHODS, DEMO_METHODS, RunConfig
 from sharpeye.curvature.dense import DenseCurvature
 from sharpeye.curvature.gradients import fisher_vectors, head_gradients
 from sharpeye.data.noise import flip_labels
@@ -18,7 +18,7 @@ from sharpeye.errors import InputError
 from sharpeye.influence.base import Candidates, Evaluation, ScoringContext
 from sharpeye.influence.baselines import margin, val_loss
 from sharpeye.influence.evaluation import view_influence
-from sharpeye.influence.methods import METHODS, select_methods
+from sharpeye.influence.methods import METHODS, MINIMUM_METHODS, TRAJECTORY_METHODS, select_methods
 from sharpeye.influence.noise_posterior import noise_posterior
 from sharpeye.influence.validation_minima import influence, normalized_influence
 
@@ -36,19 +36,19 @@ def context(losses: np.ndarray, labels: np.ndarray) -> ScoringContext:
 
 def test_baselines_by_hand() -> None:
     p = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]])
-    seen = context(-np.log(p), np.array([1, 0]))
-    np.testing.assert_allclose(val_loss(seen).influence, -np.log([0.2, 0.5]))
-    np.testing.assert_allclose(margin(seen).influence, [np.log(0.7 / 0.2), np.log(0.3 / 0.5)])
+    scoring = context(-np.log(p), np.array([1, 0]))
+    np.testing.assert_allclose(val_loss(scoring).influence, -np.log([0.2, 0.5]))
+    np.testing.assert_allclose(margin(scoring).influence, [np.log(0.7 / 0.2), np.log(0.3 / 0.5)])
     np.testing.assert_allclose(
-        margin(seen).candidates.scores[0], [np.log(0.2 / 0.7), np.log(0.7 / 0.2), np.log(0.7 / 0.1)]
+        margin(scoring).candidates.scores[0], [np.log(0.2 / 0.7), np.log(0.7 / 0.2), np.log(0.7 / 0.1)]
     )
 
 
 def test_influence_reads_the_given_label_and_suggests_the_lowest() -> None:
-    seen = context(np.array([[3.0, 1.0, 2.0], [0.5, 4.0, 1.0]]), np.array([2, 1]))
-    assert influence(seen).influence.tolist() == [4.0, 16.0]
-    assert influence(seen).candidates.best().tolist() == [1, 0]
-    np.testing.assert_allclose(normalized_influence(seen).influence, [4 / 2, 16 / (5.5 / 3)])
+    scoring = context(np.array([[3.0, 1.0, 2.0], [0.5, 4.0, 1.0]]), np.array([2, 1]))
+    assert influence(scoring).influence.tolist() == [4.0, 16.0]
+    assert influence(scoring).candidates.best().tolist() == [1, 0]
+    np.testing.assert_allclose(normalized_influence(scoring).influence, [4 / 2, 16 / (5.5 / 3)])
 
 
 @given(
@@ -136,16 +136,16 @@ def test_where_people_err_on_what_the_network_doubts_the_interval_spans_both_ass
     classes = np.broadcast_to(np.arange(4), p.shape)
     true = (rng.random(len(p))[:, None] >= p.cumsum(1)).sum(1).clip(max=3)
     doubtful = rng.random(len(p)) < 0.35
-    seen = (rng.random(len(p))[:, None] >= p.cumsum(1)).sum(1).clip(max=3)
-    labels = np.where(doubtful, seen, flip_labels(true, np.full((4, 4), 0.05) + 0.8 * np.eye(4), seed=4))
+    perceived = (rng.random(len(p))[:, None] >= p.cumsum(1)).sum(1).clip(max=3)
+    labels = np.where(doubtful, perceived, flip_labels(true, np.full((4, 4), 0.05) + 0.8 * np.eye(4), seed=4))
     wrong = (labels != true).sum()
     candidates = Candidates(classes, -np.log(p.clip(1e-12)))
-    found = noise_posterior(candidates, labels, 4, temperature=1.0)
+    posterior = noise_posterior(candidates, labels, 4, temperature=1.0)
     full = noise_posterior(candidates, labels, 4, temperature=1.0, reliance=1.0)
-    assert abs(found.expected_wrong - wrong) < abs(full.expected_wrong - wrong)
+    assert abs(posterior.expected_wrong - wrong) < abs(full.expected_wrong - wrong)
     assert full.expected_wrong < wrong
-    assert found.interval[0] < wrong < found.interval[1]
-    assert found.interval[0] <= full.expected_wrong <= found.expected_wrong <= found.interval[1]
+    assert posterior.interval[0] < wrong < posterior.interval[1]
+    assert posterior.interval[0] <= full.expected_wrong <= posterior.expected_wrong <= posterior.interval[1]
 
 
 def test_posterior_with_few_of_many_classes_agrees_with_all() -> None:
@@ -223,3 +223,10 @@ def test_methods_that_make_no_sense_are_refused() -> None:
         select_methods(RunConfig.of("demo", methods=("fvm_posterior",), candidates=False))
     with pytest.raises(InputError, match="needs a flat minimum"):
         select_methods(RunConfig.of("demo", methods=("fvm",), optimizer="erm"))
+
+
+def test_the_lists_of_methods_agree() -> None:
+    assert set(CLASSICAL_METHODS) == set(TRAJECTORY_METHODS)
+    assert {*DEMO_METHODS, *DEFAULT_METHODS} <= set(MINIMUM_METHODS)
+    assert all(name == method.name for name, method in METHODS.items())
+    assert all(method.about for method in METHODS.values())

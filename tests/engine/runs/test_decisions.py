@@ -90,13 +90,13 @@ def test_undo_takes_back_one_s_own(connection: sqlite3.Connection) -> None:
 
 
 def test_two_tabs_do_not_overwrite_each_other_silently(connection: sqlite3.Connection) -> None:
-    seen = head(connection, "d")
-    decide(connection, "d", "r", "me", accept("a"), seen)
+    last = head(connection, "d")
+    decide(connection, "d", "r", "me", accept("a"), last)
     with pytest.raises(Conflict) as caught:
-        decide(connection, "d", "r", "me", accept("a", "b", to="cow"), seen)
+        decide(connection, "d", "r", "me", accept("a", "b", to="cow"), last)
     assert caught.value.images == ["a"]
     assert state(connection) == {"a": "cat"}
-    decide(connection, "d", "r", "me", accept("b", to="cow"), seen)
+    decide(connection, "d", "r", "me", accept("b", to="cow"), last)
     decide(connection, "d", "r", "me", accept("a", to="cow"), head(connection, "d"))
     assert state(connection) == {"a": "cow", "b": "cow"}
 

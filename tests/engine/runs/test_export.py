@@ -168,13 +168,13 @@ def test_only_an_earlier_export_is_written_over(reviewed: Workspace, tmp_path: P
     assert CliRunner().invoke(main, command).exit_code == 0
     assert CliRunner().invoke(main, command).exit_code == 0
     for name in ("labels.csv", "labels.parquet", "decisions.csv"):
-        kept = (tmp_path / "out" / name).read_bytes()
+        content = (tmp_path / "out" / name).read_bytes()
         (tmp_path / "out" / name).write_text("path,label\na.png,ant\n")
         outcome = CliRunner().invoke(main, command)
         assert outcome.exit_code == 2
         assert f"{name}: is there already" in outcome.stderr
         assert (tmp_path / "out" / name).read_text() == "path,label\na.png,ant\n"
-        (tmp_path / "out" / name).write_bytes(kept)
+        (tmp_path / "out" / name).write_bytes(content)
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,12 @@ def finished(workspace: Workspace, run: str) -> pd.DataFrame:
 
 def processes_of(workspace: Workspace) -> list[psutil.Process]:
     """Supervisor and run of a workspace."""
-    found = []
+    processes = []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
         if str(workspace.root) in command and any(part.startswith("sharpeye.runs.") for part in command):
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 def kill_all(workspace: Workspace) -> None:

@@ -143,15 +143,15 @@ def test_snapshots_are_kept_along_the_way(tmp_path: Path) -> None:
         checkpoint=tmp_path / "c.safetensors",
         report=lambda p: None,
     )
-    kept = snapshots(plan, len(LABELS), tmp_path / "c.safetensors")
-    assert [snapshot.epoch for snapshot in kept] == [1, 4, 7]
+    on_the_way = snapshots(plan, len(LABELS), tmp_path / "c.safetensors")
+    assert [snapshot.epoch for snapshot in on_the_way] == [1, 4, 7]
     rates = [0.1 * one_cycle(step / 21) for step in range(21)]
     np.testing.assert_allclose(
-        [s.step_size for s in kept], [sum(rates[:3]), sum(rates[3:12]), sum(rates[12:])]
+        [s.step_size for s in on_the_way], [sum(rates[:3]), sum(rates[3:12]), sum(rates[12:])]
     )
-    last = load_snapshot(network(), kept[-1], CPU)
+    last = load_snapshot(network(), on_the_way[-1], CPU)
     assert all(torch.equal(value, last.state_dict()[key]) for key, value in model.state_dict().items())
-    first = load_snapshot(network(), kept[0], CPU)
+    first = load_snapshot(network(), on_the_way[0], CPU)
     assert not torch.equal(first.head.weight, last.head.weight)
     assert [s.epoch for s in snapshots(TrainingPlan(epochs=2), 48, tmp_path / "x")] == [1, 2]
     assert [s.epoch for s in snapshots(TrainingPlan(epochs=9, snapshots=1), 48, tmp_path / "x")] == [9]
