@@ -11,13 +11,14 @@ from scipy.special import softmax
 
 from sharpeye.influence.base import Candidates
 
-# People and networks err on the same pictures, and towards the same classes. So, given the true label, a given
-# label and a prediction are not independent, and a label is weaker evidence than T[t, y] says. T enters as a
-# power: 1 trusts labels too much (it misses a quarter of the wrong ones on the demo and on CIFAR-10N), 0 not at
-# all. `tests/benchmarks/test_canaries.py` prints the effect.
+# People and networks err on the same pictures, and towards the same classes. So, given the true label, a
+# given label and a prediction are not independent, and a label is weaker evidence than T[t, y] says. T enters
+# as a power: 1 trusts labels too much (it misses a quarter of the wrong ones on the demo and on CIFAR-10N), 0
+# not at all. `tests/benchmarks/test_canaries.py` prints the effect.
 RELIANCE = 0.8
-# Longer training repeats the given labels, so agreement with them is weaker evidence: for the beliefs that the
-# refined network is trained on, and for the predictions of that network. Both were chosen on CIFAR-10N random1.
+# Longer training repeats the given labels, so agreement with them is weaker evidence: for the beliefs that
+# the refined network is trained on, and for the predictions of that network. Both were chosen on CIFAR-10N
+# random1.
 REFINING_RELIANCE = 0.5
 REFINED_RELIANCE = 0.2
 RELIANCE_DOUBT = 0.2
