@@ -42,6 +42,10 @@ Report = Callable[[Progress], None]
 ImageReport = Callable[[int, int], None]
 
 
+def ignore(step: Progress) -> None:
+    """A report that nobody reads."""
+
+
 def timed(report: Report, seconds: dict[str, float]) -> Report:
     """A report that also adds up in `seconds` how long each stage lasted, from one report to the next."""
     last: list[tuple[str, float]] = []

@@ -20,7 +20,7 @@ from sharpeye.influence.canaries import calibration
 from sharpeye.influence.methods import MINIMUM_METHODS, loss_posterior
 from sharpeye.runs import store
 from sharpeye.runs.context import Execution, RunContext
-from sharpeye.runs.diagnosis import ESTIMATED, write_canaries
+from sharpeye.runs.diagnosis import ESTIMATED, ScoredRun, write_canaries
 from sharpeye.runs.estimates import read_estimates
 from sharpeye.runs.minimum import evaluate_minima, validation_minima
 from sharpeye.runs.pipeline import load
@@ -51,7 +51,7 @@ def test_canaries(tmp_path: Path) -> None:
         scoring = ScoringContext(training.labels, len(training.class_names), evaluation, minima[-1].reliance)
         beliefs = loss_posterior(scoring)
         folder = workspace.run(row.id)
-        write_canaries(context, folder, beliefs, training, validation)
+        write_canaries(context, ScoredRun(folder, beliefs, training, validation))
         estimates = read_estimates(folder)
         assert estimates is not None
         for name in ESTIMATED:

@@ -112,11 +112,9 @@ def test_kronfluence(tmp_path: Path) -> None:
         validation.images,
         validation.labels,
         plan,
-        stage="train",
         seed=0,
         device=device,
         checkpoint=tmp_path / "network",
-        report=lambda step: None,
     )
     trusted, rows = np.asarray(validation.images[np.arange(FACTOR_IMAGES)]), np.arange(SCORED)
     images, labels = np.asarray(training.images[rows]), training.labels[rows]

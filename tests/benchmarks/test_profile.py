@@ -58,7 +58,6 @@ def test_profile(tmp_path: Path) -> None:
             seed=0,
             device=device,
             checkpoint=tmp_path / optimizer,
-            report=lambda p: None,
         )
 
     curvature = fit_curvature(model.eval(), "kfac", "head", images[:1000], 1.0, device, seed=0)

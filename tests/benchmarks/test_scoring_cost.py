@@ -71,17 +71,7 @@ def costs(classes: int, device: torch.device, folder: Path) -> dict[str, float]:
 
     def epoch() -> None:
         checkpoint = folder / f"{classes}-{next(number)}"
-        train(
-            model,
-            images,
-            labels,
-            plan,
-            stage="epoch",
-            seed=0,
-            device=device,
-            checkpoint=checkpoint,
-            report=lambda p: None,
-        )
+        train(model, images, labels, plan, stage="epoch", seed=0, device=device, checkpoint=checkpoint)
 
     rows = {EPOCH: seconds(epoch)}
     model.eval()

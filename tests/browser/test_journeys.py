@@ -167,6 +167,12 @@ def test_a_confirmed_sample_becomes_the_validation_split(
         assert (table["label"] != table["given_label"]).sum() == 1
 
 
+def open_review(page: Page, app: App) -> None:
+    """Open Review, and wait for its first card."""
+    page.goto(f"{app.url}/review")
+    page.locator(".card.focus img").wait_for()
+
+
 @pytest.fixture
 def reviewed(tmp_path: Path) -> Iterator[tuple[App, Workspace, str]]:
     """The app on a finished synthetic run of 500 images."""
@@ -180,8 +186,7 @@ def test_keys_pressed_while_a_page_turns_are_for_the_next_page(
     page: Page, reviewed: tuple[App, Workspace, str]
 ) -> None:
     app, workspace, _ = reviewed
-    page.goto(f"{app.url}/review")
-    page.locator(".card.focus img").wait_for()
+    open_review(page, app)
     for _ in range(130):  # more than two pages of 60, as fast as the keyboard goes
         page.keyboard.press("a")
     page.locator(".pages").get_by_text("Page 3 of").wait_for()
@@ -197,8 +202,7 @@ def test_keys_pressed_while_a_page_turns_are_for_the_next_page(
 
 def test_focus_follows_undo_and_redo(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
     app, workspace, _ = reviewed
-    page.goto(f"{app.url}/review")
-    page.locator(".card.focus img").wait_for()
+    open_review(page, app)
     ids = [page.locator(".card").nth(number).get_attribute("data-id") for number in range(4)]
     for key in "aruyus":  # the second undo takes back image 2, so the skip is for it
         page.keyboard.press(key)
@@ -214,8 +218,7 @@ def test_focus_follows_undo_and_redo(page: Page, reviewed: tuple[App, Workspace,
 
 def test_a_duplicated_tab_keeps_its_own_count(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
     app, workspace, _ = reviewed
-    page.goto(f"{app.url}/review")
-    page.locator(".card.focus img").wait_for()
+    open_review(page, app)
     page.keyboard.press("a")
     decisions(workspace, 1)
     with page.expect_popup() as opening:
@@ -232,8 +235,7 @@ def test_a_duplicated_tab_keeps_its_own_count(page: Page, reviewed: tuple[App, W
 
 def test_keys_decide_after_a_filter_was_chosen(page: Page, reviewed: tuple[App, Workspace, str]) -> None:
     app, workspace, _ = reviewed
-    page.goto(f"{app.url}/review")
-    page.locator(".card.focus img").wait_for()
+    open_review(page, app)
     choose(page, "Status", "open")
     page.wait_for_timeout(1000)
     page.keyboard.press("a")
@@ -244,8 +246,7 @@ def test_keys_decide_after_a_switch_was_used_and_once_when_held(
     page: Page, reviewed: tuple[App, Workspace, str]
 ) -> None:
     app, workspace, _ = reviewed
-    page.goto(f"{app.url}/review")
-    page.locator(".card.focus img").wait_for()
+    open_review(page, app)
     page.get_by_text("Only changes").click()
     expect(page.locator(".card .suggested", has_text="looks right")).to_have_count(0)
     for _ in range(5):
@@ -260,8 +261,7 @@ def test_another_class_is_chosen_with_the_arrow_keys(
     page: Page, reviewed: tuple[App, Workspace, str]
 ) -> None:
     app, workspace, _ = reviewed
-    page.goto(f"{app.url}/review")
-    page.locator(".card.focus img").wait_for()
+    open_review(page, app)
     page.get_by_label("Choose another class").focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowDown", "Enter"):
         page.keyboard.press(key)
@@ -294,8 +294,7 @@ def test_many_are_accepted_at_once_and_taken_back_at_once(
     page: Page, reviewed: tuple[App, Workspace, str]
 ) -> None:
     app, workspace, _ = reviewed
-    page.goto(f"{app.url}/review")
-    page.locator(".card.focus img").wait_for()
+    open_review(page, app)
     page.get_by_role("button", name="Accept many").click()
     page.get_by_role("dialog").get_by_text("All pages of this view").click()
     button = page.get_by_role("dialog").get_by_role("button", name=re.compile(r"Accept \d+ suggestions"))
@@ -335,8 +334,7 @@ def test_pages_follow_the_browser_s_theme(
     app, _, _ = reviewed
     context = browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
-    page.goto(f"{app.url}/review")
-    page.locator(".card.focus img").wait_for()
+    open_review(page, app)
     background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
     brightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
     assert (brightness > 128) == (scheme == "light")

@@ -28,12 +28,7 @@ PAPER = {
     "cifar10n worse": (96.46, 86.09),
     "cifar100n noisy": (90.80, 70.61),
 }
-COLUMNS = {
-    "aggre": "aggre_label",
-    "random1": "random_label1",
-    "worse": "worse_label",
-    "noisy": "noisy_label",
-}
+COLUMNS = {"aggre": "aggre_label", "random1": "random_label1", "worse": "worse_label", "noisy": "noisy_label"}
 MEASURES = ("auc", "suggestion_accuracy", "relabel_accuracy", "ap")
 EVERY_METHOD = ",".join((*DEFAULT_METHODS, *CLASSICAL_METHODS))
 

@@ -89,11 +89,7 @@ def lacks_validation(data: DataConfig, training: Source) -> bool:
 
 
 def load_training(
-    data: DataConfig,
-    source: Source,
-    cache: Path,
-    input_size: Callable[[int], int],
-    report: ImageReport,
+    data: DataConfig, source: Source, cache: Path, input_size: Callable[[int], int], report: ImageReport
 ) -> LabeledImages:
     """Every image of the training source, decoded; arguments and errors as of `load_splits`."""
     size = data.image_size or input_size(natural_size(source))

@@ -79,7 +79,6 @@ def score_features(
             seed=seed,
             device=device,
             checkpoint=Path(folder) / "head.safetensors",
-            report=lambda step: None,
         )
     curvature = fit_curvature(model, "kfac", "head", split, damping, device, seed)
     evaluation = evaluate(

@@ -37,11 +37,9 @@ def gex(context: TrajectoryContext) -> Scores:
                 SelectedImages(images, rows),
                 labels[rows],
                 plan,
-                stage="gex",
                 seed=context.seed + member,
                 device=context.device,
                 checkpoint=Path(folder) / f"{member}.safetensors",
-                report=lambda step: None,
             )
             total += (_losses(context) - start) ** 2
             context.report(member + 1, MEMBERS)

@@ -33,6 +33,16 @@ ESTIMATED = ("fvm", "fvm_normalized", "val_loss", "val_loss_posterior", "margin"
 
 
 @dataclass(frozen=True)
+class ScoredRun:
+    """A run that has scores: its folder, its images, and what is believed of their labels."""
+
+    folder: RunFolder
+    beliefs: NoisePosterior
+    training: LabeledImages
+    validation: LabeledImages
+
+
+@dataclass(frozen=True)
 class FigureInputs:
     """All that decides what is measured at one checkpoint.
 
@@ -63,18 +73,13 @@ class FigureInputs:
     seed: int
 
 
-def write_figures(
-    context: RunContext,
-    folder: RunFolder,
-    beliefs: NoisePosterior,
-    training: LabeledImages,
-    validation: LabeledImages,
-) -> None:
+def write_figures(context: RunContext, scored: ScoredRun) -> None:
     """Write diagnostics.parquet (see `sharpeye.diagnostics.checkpoints`).
 
     Checkpoints measured before are read.
     """
-    config, execution = context.config, context.execution
+    config, execution, beliefs = context.config, context.execution, scored.beliefs
+    training, validation = scored.training, scored.validation
     known = checkpoints.labels_known_by_truth(training)
     if known is None:
         validation, known = checkpoints.labels_of_canaries(validation, beliefs.transition, config.seed)
@@ -123,7 +128,7 @@ def write_figures(
             config.seed,
         )
         tables.append(_measured_at(context, inputs, minima["flat"]))
-    with replacing(folder.diagnostics) as temporary:
+    with replacing(scored.folder.diagnostics) as temporary:
         pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
 
 
@@ -161,16 +166,11 @@ def _measured_at(context: RunContext, inputs: FigureInputs, minimum: Minimum) ->
     return cached(context, "figure", inputs, measure, save, pd.read_parquet, ".parquet")
 
 
-def write_canaries(
-    context: RunContext,
-    folder: RunFolder,
-    beliefs: NoisePosterior,
-    training: LabeledImages,
-    validation: LabeledImages,
-) -> None:
+def write_canaries(context: RunContext, scored: ScoredRun) -> None:
     """Write canaries.json: each method's quality, estimated on the validation split (see
     `sharpeye.influence.canaries`)."""
-    config = context.config
+    config, beliefs = context.config, scored.beliefs
+    training, validation = scored.training, scored.validation
     names = [name for name in config.methods if name in ESTIMATED]
     if config.optimizer == "erm" or not config.candidates or not names:
         return
@@ -195,7 +195,7 @@ def write_canaries(
         if estimated is not None:
             estimates[name] = estimated
     reliable = canaries.reliability(posterior, energies, validation.labels, beliefs.transition)
-    with replacing(folder.canaries) as temporary:
+    with replacing(scored.folder.canaries) as temporary:
         temporary.write_bytes(msgspec.json.encode(CanaryEstimates(len(validation), estimates, reliable)))
 
 

@@ -37,7 +37,7 @@ from sharpeye.influence.trajectory import TrajectoryContext
 from sharpeye.progress import Progress, Report, image_report, timed
 from sharpeye.runs.artifacts import cached
 from sharpeye.runs.context import Execution, Note, RunContext
-from sharpeye.runs.diagnosis import write_canaries, write_figures
+from sharpeye.runs.diagnosis import ScoredRun, write_canaries, write_figures
 from sharpeye.runs.minimum import Minimum, TrainedStage, evaluate_minima, validation_minima
 from sharpeye.runs.result import DecodedImages, MethodResult, RunResult
 from sharpeye.runs.scores import ROW_GROUP, ScoreColumns, ranks_of, write_scores
@@ -174,10 +174,11 @@ def execute(
     )
     with replacing(folder.result) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
-    write_map(context, folder, networks[-1], scoring.evaluation, beliefs, training, validation)
+    scored = ScoredRun(folder, beliefs, training, validation)
+    write_map(context, scored, networks[-1], scoring.evaluation)
     if config.figures:
-        write_canaries(context, folder, beliefs, training, validation)
-        write_figures(context, folder, beliefs, training, validation)
+        write_canaries(context, scored)
+        write_figures(context, scored)
     return result
 
 
@@ -329,20 +330,13 @@ def write_transition(folder: RunFolder, training: LabeledImages, beliefs: NoiseP
         table.to_parquet(temporary, index=False)
 
 
-def write_map(
-    context: RunContext,
-    folder: RunFolder,
-    minimum: Minimum,
-    evaluation: Evaluation,
-    beliefs: NoisePosterior,
-    training: LabeledImages,
-    validation: LabeledImages,
-) -> None:
+def write_map(context: RunContext, scored: ScoredRun, minimum: Minimum, evaluation: Evaluation) -> None:
     """Write embedding.parquet, row for row beside scores.parquet.
 
     Its columns are `x` and `y` on the map, and the validation images most like the image: `near_given` of its
     given label and `near_suggested` of the suggested one (rows of the decoded split).
     """
+    beliefs, training, validation = scored.beliefs, scored.training, scored.validation
     device = context.execution.device
     inputs = MapInputs(minimum, evaluation.features, beliefs.wrong, validation, context.config.seed)
     places = cached(context, MAP, inputs, _draw_map, _save_map, lambda path: FeatureMap(**load_file(path)))
@@ -352,7 +346,7 @@ def write_map(
             evaluation.features, labels, places.references, validation.labels, EVIDENCE_IMAGES, device
         )
         table[name] = list(np.where(neighbours < 0, -1, validation.rows[neighbours]))
-    with replacing(folder.embedding) as temporary:
+    with replacing(scored.folder.embedding) as temporary:
         table.to_parquet(temporary, index=False, row_group_size=ROW_GROUP)
 
 

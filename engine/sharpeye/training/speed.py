@@ -27,16 +27,6 @@ def training_speed(images: np.ndarray, classes: int, device: torch.device) -> fl
             started = time.monotonic()
             plan = TrainingPlan(epochs=1, batch_size=min(256, len(images)))
             checkpoint = Path(folder) / attempt
-            train(
-                model,
-                images,
-                labels,
-                plan,
-                stage=attempt,
-                seed=0,
-                device=device,
-                checkpoint=checkpoint,
-                report=lambda step: None,
-            )
+            train(model, images, labels, plan, seed=0, device=device, checkpoint=checkpoint)
             seconds = time.monotonic() - started
     return len(images) / seconds

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sharpeye.files import replacing
-from sharpeye.progress import Progress, Report
+from sharpeye.progress import Progress, Report, ignore
 from sharpeye.training.batches import Images, Labels, augment, read_batches, read_labels
 from sharpeye.training.devices import autocast, generator
 from sharpeye.training.models import Classifier
@@ -84,11 +84,11 @@ def train(
     labels: Labels,
     plan: TrainingPlan,
     *,
-    stage: str,
     seed: int,
     device: torch.device,
     checkpoint: Path,
-    report: Report,
+    stage: str = "training",
+    report: Report = ignore,
 ) -> None:
     """Train in place; continue from `checkpoint` where it holds an earlier epoch of the same plan.
 

@@ -73,17 +73,7 @@ def test_a_checkpoint_tells_all_that_the_figures_show(
     torch.manual_seed(0)
     model = small_network(CLASSES, (8, 8, 8)).to(memory_format=torch.channels_last)
     plan = TrainingPlan(epochs=25, batch_size=16, snapshots=1)
-    train(
-        model,
-        training.images,
-        training.labels,
-        plan,
-        stage="t",
-        seed=0,
-        device=CPU,
-        checkpoint=tmp_path / "c",
-        report=lambda p: None,
-    )
+    train(model, training.images, training.labels, plan, seed=0, device=CPU, checkpoint=tmp_path / "c")
     [snapshot] = snapshots(plan, len(training), tmp_path / "c")
     context = TrajectoryContext(
         model,

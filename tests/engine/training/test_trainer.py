@@ -81,17 +81,7 @@ def test_certain_beliefs_train_as_labels_do(tmp_path: Path) -> None:
     beliefs = SoftLabels(classes, np.tile([0.25, 0.75, 0.0], (len(LABELS), 1)), 3)
     soft, images = network(), JoinedImages(IMAGES[:20], IMAGES[20:])
     plan = TrainingPlan(4, batch_size=16)
-    train(
-        soft,
-        images,
-        beliefs,
-        plan,
-        stage="test",
-        seed=5,
-        device=CPU,
-        checkpoint=tmp_path / "soft",
-        report=lambda step: None,
-    )
+    train(soft, images, beliefs, plan, seed=5, device=CPU, checkpoint=tmp_path / "soft")
     for one, other in zip(hard.state_dict().values(), soft.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -132,17 +122,7 @@ def test_augmentation_shifts_whole_images() -> None:
 def test_snapshots_are_kept_along_the_way(tmp_path: Path) -> None:
     plan = TrainingPlan(epochs=7, batch_size=16, learning_rate=0.1, snapshots=3)
     model = network()
-    train(
-        model,
-        IMAGES,
-        LABELS,
-        plan,
-        stage="t",
-        seed=0,
-        device=CPU,
-        checkpoint=tmp_path / "c.safetensors",
-        report=lambda p: None,
-    )
+    train(model, IMAGES, LABELS, plan, seed=0, device=CPU, checkpoint=tmp_path / "c.safetensors")
     on_the_way = snapshots(plan, len(LABELS), tmp_path / "c.safetensors")
     assert [snapshot.epoch for snapshot in on_the_way] == [1, 4, 7]
     rates = [0.1 * one_cycle(step / 21) for step in range(21)]
