@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sharpeye.curvature.gradients import Vector, select_layers, weighted_sum
 from sharpeye.curvature.linearization import HEAD_BATCH, gradient_batch_size, linearize, logit_change
+from sharpeye.data.dataset import LabeledImages
 from sharpeye.influence.base import Candidates, Scores
 from sharpeye.training.batches import Images, mirror, read_batches
 from sharpeye.training.models import Classifier
@@ -50,6 +51,23 @@ class TrajectoryContext:
     seed: int
     report: Callable[[int, int], None] = lambda done, total: None
     trained_on: tuple[Images, np.ndarray] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Classifier,
+        snapshots: tuple[Snapshot, ...],
+        splits: tuple[LabeledImages, LabeledImages],
+        parameters: str,
+        damping: float,
+        mirrored: bool,
+        device: torch.device,
+        seed: int,
+    ) -> "TrajectoryContext":
+        """The context in which a training set is scored by a validation split, given as `splits`."""
+        training, validation = splits
+        scored, trusted = (training.images, training.labels), (validation.images, validation.labels)
+        return cls(model, snapshots, *scored, *trusted, parameters, damping, mirrored, device, seed)
 
     def at(self, snapshot: Snapshot) -> Classifier:
         """The network as it was then."""

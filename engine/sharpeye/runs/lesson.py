@@ -180,19 +180,7 @@ def compute(workspace: Workspace, optimizer: str, strength: float, advance: Adva
     way = [pretrained, *trained(f"{optimizer}-{strength:g}", validation, plan)]
 
     wrong = training.labels != training.true_labels
-    context = TrajectoryContext(
-        model,
-        (),
-        training.images,
-        training.labels,
-        validation.images,
-        validation.labels,
-        "head",
-        1.0,
-        False,
-        device,
-        SEED,
-    )
+    context = TrajectoryContext.of(model, (), (training, validation), "head", 1.0, False, device, SEED)
     checkpoints: list[Checkpoint] = []
     for number, snapshot in enumerate(way):
         advance("measure", number, len(way))

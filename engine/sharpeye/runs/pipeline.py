@@ -6,7 +6,7 @@ A stage whose artifact exists is not computed again.
 import copy
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -254,22 +254,20 @@ def classical_scores(
     def compute(inputs: TrajectoryInputs, execution: Execution) -> MethodScores:
         execution.start(score_stage(inputs.method))
         started = time.monotonic()
-        trajectory = TrajectoryContext(
+        trajectory = TrajectoryContext.of(
             copy.deepcopy(
                 minimum.model
             ),  # only its kind matters: a snapshot's weights take the place of its own
             inputs.trained.snapshots,
-            inputs.training.images,
-            inputs.training.labels,
-            inputs.validation.images,
-            inputs.validation.labels,
+            (inputs.training, inputs.validation),
             inputs.parameters,
             inputs.damping,
             inputs.mirror,
             execution.device,
             inputs.seed,
-            image_report(score_stage(inputs.method), execution.report),
         )
+        report = image_report(score_stage(inputs.method), execution.report)
+        trajectory = replace(trajectory, report=report)
         with watched_memory(execution.device) as peak_memory:
             scores = TRAJECTORY_METHODS[inputs.method].score(trajectory)
             return MethodScores(scores, time.monotonic() - started, peak_memory())

@@ -75,19 +75,7 @@ def test_a_checkpoint_tells_all_that_the_figures_show(
     plan = TrainingPlan(epochs=25, batch_size=16, snapshots=1)
     train(model, training.images, training.labels, plan, seed=0, device=CPU, checkpoint=tmp_path / "c")
     [snapshot] = snapshots(plan, len(training), tmp_path / "c")
-    context = TrajectoryContext(
-        model,
-        (),
-        training.images,
-        training.labels,
-        validation.images,
-        validation.labels,
-        "head",
-        1.0,
-        False,
-        CPU,
-        0,
-    )
+    context = TrajectoryContext.of(model, (), (training, validation), "head", 1.0, False, CPU, 0)
     known = labels_known_by_truth(training)
     assert known is not None
     table = checkpoint_rows(context, known, "flat", snapshot, "kfac")
