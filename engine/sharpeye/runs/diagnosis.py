@@ -138,10 +138,10 @@ def _measured_at(context: RunContext, inputs: FigureInputs, minimum: Minimum) ->
     def measure(inputs: FigureInputs, execution: Execution) -> pd.DataFrame:
         validation = inputs.validation
         rows = checkpoints.evenly(len(validation), checkpoints.VALIDATION_IMAGES)
+        # Of this network only its kind matters: a snapshot's weights take the place of its own.
+        network = copy.deepcopy(minimum.model)
         trajectory = TrajectoryContext(
-            copy.deepcopy(
-                minimum.model
-            ),  # only its kind matters: a snapshot's weights take the place of its own
+            network,
             (),
             inputs.known.images,
             inputs.known.labels,

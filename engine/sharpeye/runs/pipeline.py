@@ -254,10 +254,10 @@ def classical_scores(
     def compute(inputs: TrajectoryInputs, execution: Execution) -> MethodScores:
         execution.start(score_stage(inputs.method))
         started = time.monotonic()
+        # Of this network only its kind matters: a snapshot's weights take the place of its own.
+        network = copy.deepcopy(minimum.model)
         trajectory = TrajectoryContext.of(
-            copy.deepcopy(
-                minimum.model
-            ),  # only its kind matters: a snapshot's weights take the place of its own
+            network,
             inputs.trained.snapshots,
             (inputs.training, inputs.validation),
             inputs.parameters,
