@@ -1,5 +1,6 @@
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,7 @@ from sharpeye.runs.decisions import (
     undo,
     write_log,
 )
-from sharpeye.runs.store import register_dataset, store
+from sharpeye.runs.store import MIGRATIONS, register_dataset, store
 from sharpeye.runs.workspace import open_workspace
 
 
@@ -151,3 +152,20 @@ def test_a_log_that_makes_no_sense_is_refused_whole(connection: sqlite3.Connecti
     with pytest.raises(InputError, match="makes no sense"):
         write_log(connection, "copy", log)
     assert read_log(connection, "copy").empty
+
+
+def test_decisions_of_an_earlier_version_keep_their_meaning(tmp_path: Path) -> None:
+    """A store and a log that still call the verdict `reject`."""
+    workspace = open_workspace(str(tmp_path))
+    with closing(sqlite3.connect(workspace.database)) as earlier, earlier:
+        earlier.executescript(";".join(MIGRATIONS[:2]))
+        earlier.execute("PRAGMA user_version = 2")
+        earlier.execute(
+            "INSERT INTO actions (at, who, dataset, run, kind) VALUES (1, 'me', 'd', 'run', 'decide')"
+        )
+        earlier.execute("INSERT INTO decisions VALUES (1, 'a', 'reject', 'ant', 'ant')")
+    with store(workspace) as migrated:
+        assert current_decisions(migrated, "d")["verdict"].tolist() == ["keep"]
+        log = read_log(migrated, "d").assign(verdict="reject")
+        assert write_log(migrated, "other", log) == 1
+        assert current_decisions(migrated, "other")["verdict"].tolist() == ["keep"]
