@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sharpeye.influence.estimates import Estimate, Reliability
+from sharpeye.quality import Estimate, Reliability
 from sharpeye.runs.lesson import Checkpoint, Histogram, Lesson, RiskSlice
 from sharpeye_app.data_plots import COLOURS, MARGIN, class_axis
 

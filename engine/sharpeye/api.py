@@ -71,13 +71,13 @@ class Run:
             InputError: the input cannot be used.
             RunFailed: it failed otherwise, or was canceled.
         """
-        from sharpeye.progress import progress_bars
+        from sharpeye.progress import ignore, progress_bars
 
         if progress:
             with progress_bars() as report:
                 row = self._wait(report)
         else:
-            row = self._wait(lambda step: None)
+            row = self._wait(ignore)
         if row.state == "done":
             return self
         message = row.message or "it was canceled; `resume` goes on with it"
@@ -181,7 +181,8 @@ class Run:
     def export(self, folder: PathText, images: bool = False) -> "pd.DataFrame":
         """Write cleaned labels and the decision log to a folder, with `images` a cleaned copy too.
 
-        The labels.
+        Returns:
+            The cleaned labels.
 
         Raises:
             InputError: there is nothing to export, or something is in the way; nothing is written then.

@@ -14,8 +14,8 @@ from sharpeye.config import RunConfig
 from sharpeye.data.dataset import LabeledImages, ingest
 from sharpeye.data.sources import Record, Source
 from sharpeye.influence.base import Candidates, Scores
-from sharpeye.influence.estimates import Estimate, Reliability
 from sharpeye.influence.noise_posterior import NoisePosterior
+from sharpeye.quality import Estimate, Reliability
 from sharpeye.runs import store
 from sharpeye.runs.estimates import CanaryEstimates
 from sharpeye.runs.pipeline import score_columns, write_transition

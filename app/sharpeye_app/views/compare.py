@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from sharpeye.diagnostics.quality import METRIC_TITLES
 from sharpeye.errors import InputError
+from sharpeye.quality import METRIC_TITLES
 from sharpeye.runs.estimates import CanaryEstimates, read_estimates
 from sharpeye.runs.review import Review
 from sharpeye.runs.scores import read_influence

@@ -15,8 +15,8 @@ from sharpeye.config import (
     PARAMETERS,
     RunConfig,
 )
-from sharpeye.diagnostics.quality import METRIC_TITLES
 from sharpeye.errors import InputError
+from sharpeye.quality import MAIN_METRICS, METRIC_TITLES
 from sharpeye.runs import store
 from sharpeye.runs.inspection import inspections
 from sharpeye.runs.result import OutdatedResult, RunResult, read_result
@@ -28,7 +28,6 @@ from sharpeye_app.readers import all_runs, workspace
 from sharpeye_app.submission import submit
 
 MODELS = ("small", "resnet18", "resnet34", "resnet50", "convnext_tiny", "vit_b_16")
-QUALITY_SHOWN = ("auc", "ap", "suggestion_accuracy", "relabel_accuracy")
 ICONS = {"done": "✓", "failed": "✗", "canceled": "–", "running": "●", "queued": "…"}
 LOG_LINES = 40
 
@@ -233,9 +232,9 @@ def show_result(result: RunResult) -> None:
     low, high = result.expected_wrong_interval
     st.caption(f"Between {low:,.0f} and {high:,.0f} labels are expected to be wrong.")
     if result.measured:
-        titles = [METRIC_TITLES[metric] for metric in QUALITY_SHOWN]
+        titles = [METRIC_TITLES[metric] for metric in MAIN_METRICS]
         measured = [
-            {"method": name} | {METRIC_TITLES[metric]: getattr(method, metric) for metric in QUALITY_SHOWN}
+            {"method": name} | {METRIC_TITLES[metric]: getattr(method, metric) for metric in MAIN_METRICS}
             for name, method in result.methods.items()
         ]
         formats = {title: st.column_config.NumberColumn(format="%.4f") for title in titles}

@@ -12,8 +12,8 @@ from sharpeye.api import submit
 from sharpeye.commands.options import BUDGET, DEVICE, JSON, LIMIT, WORKSPACE, method_names
 from sharpeye.commands.waiting import result_of
 from sharpeye.config import CLASSICAL_METHODS, DEFAULT_METHODS, RunConfig, RunOptions
-from sharpeye.diagnostics.quality import METRIC_TITLES
 from sharpeye.errors import InputError
+from sharpeye.quality import METRIC_TITLES
 from sharpeye.specs import absolute
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from sharpeye.runs.result import RunResult
 
 SUSPECTS = 10
-QUALITY_SHOWN = ("auc", "ap", "suggestion_accuracy", "relabel_accuracy")
 
 
 def start_app(workspace: str, host: str, port: int | None, browser: bool) -> None:
@@ -105,14 +104,14 @@ def _quality(result: "RunResult") -> "Table":
     """How well each method did, where true labels are known."""
     from rich.table import Table
 
-    from sharpeye.diagnostics.quality import METRIC_TITLES
+    from sharpeye.quality import MAIN_METRICS, METRIC_TITLES
 
     table = Table("method")
-    for metric in QUALITY_SHOWN:
+    for metric in MAIN_METRICS:
         table.add_column(METRIC_TITLES[metric], justify="right")
     table.add_column("seconds", justify="right")
     for name, method in result.methods.items():
-        values = (getattr(method, metric) for metric in QUALITY_SHOWN)
+        values = (getattr(method, metric) for metric in MAIN_METRICS)
         shares = ("–" if value is None else f"{value:.4f}" for value in values)
         table.add_row(name, *shares, f"{method.score_seconds:.1f}")
     return table

@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from sharpeye.diagnostics.quality import LabelAccuracy, Quality
 from sharpeye.influence.base import Candidates, Scores
+from sharpeye.quality import LabelAccuracy, Quality
 
 CLEAN_ABOVE = 0.5
 

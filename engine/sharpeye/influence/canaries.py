@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from sharpeye.influence.base import Candidates
-from sharpeye.influence.estimates import Estimate, Reliability
 from sharpeye.influence.noise_posterior import SMALLEST
+from sharpeye.quality import Estimate, Reliability
 
 FOLDS = 3
 CONFIDENCE_BINS = 15

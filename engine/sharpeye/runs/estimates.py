@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from sharpeye.influence.estimates import Estimate, Reliability
+from sharpeye.quality import Estimate, Reliability
 from sharpeye.runs.workspace import RunFolder
 
 

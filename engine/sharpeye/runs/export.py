@@ -97,16 +97,15 @@ def exported_content(
     connection: sqlite3.Connection, workspace: Workspace, row: RunRow, file: ExportedFile
 ) -> bytes:
     """Content of one file of an export; raises InputError where the run has no scores yet."""
-    return file.content(_exported_tables(connection, workspace, row)[file.table])
+    return file.content(_exported_table(connection, workspace, row, file.table))
 
 
-def _exported_tables(
-    connection: sqlite3.Connection, workspace: Workspace, row: RunRow
-) -> dict[str, pd.DataFrame]:
-    return {
-        "labels": cleaned_labels(connection, workspace, row),
-        "decisions": read_log(connection, row.dataset),
-    }
+def _exported_table(
+    connection: sqlite3.Connection, workspace: Workspace, row: RunRow, table: Literal["labels", "decisions"]
+) -> pd.DataFrame:
+    if table == "labels":
+        return cleaned_labels(connection, workspace, row)
+    return read_log(connection, row.dataset)
 
 
 def export(
@@ -121,7 +120,10 @@ def export(
         InputError: nothing to export, images of a source that is no folder of class folders, or a file in the
             way that no export wrote. Nothing is written then.
     """
-    tables = _exported_tables(connection, workspace, row)
+    tables = {
+        "labels": cleaned_labels(connection, workspace, row),
+        "decisions": read_log(connection, row.dataset),
+    }
     source = Path(dataset_source(connection, row.dataset)[0])
     if with_images and not source.is_dir():
         raise InputError(

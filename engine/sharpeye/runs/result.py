@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import msgspec
 
 from sharpeye.config import VERSION
-from sharpeye.diagnostics.quality import LabelAccuracy, Quality
 from sharpeye.errors import InputError
+from sharpeye.quality import LabelAccuracy, Quality
 from sharpeye.runs.workspace import RunFolder
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from sharpeye.config import VERSION
-from sharpeye.diagnostics.quality import LabelAccuracy
+from sharpeye.quality import LabelAccuracy
 from sharpeye.runs.result import DecodedImages, RunResult
 from sharpeye.runs.workspace import RunFolder
 

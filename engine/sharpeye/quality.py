@@ -1,4 +1,4 @@
-"""What is measured of a method where true labels are known, and what people call it."""
+"""Quality of methods and of suggestions, measured or estimated: plain values, which the app reads too."""
 
 from dataclasses import dataclass
 
@@ -11,6 +11,8 @@ METRIC_TITLES = {
     "suggestion_accuracy": "suggestion accuracy",
     "relabel_accuracy": "relabel accuracy",
 }
+# What a run shows of them where there is little room.
+MAIN_METRICS = ("auc", "ap", "suggestion_accuracy", "relabel_accuracy")
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,34 @@ class LabelAccuracy:
 
     given: float | None = None
     cleaned: float | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What canaries say of a method.
+
+    Attributes:
+        auc, ap: estimated detection AUC and average precision.
+        recall, precision: a curve of CURVE_POINTS points.
+    """
+
+    auc: float
+    ap: float
+    recall: list[float]
+    precision: list[float]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence beside what is right of it, in bins of equal width; empty ones are left out.
+
+    Attributes:
+        confidence, accuracy, share: a bin's mean confidence, share of right suggestions, and share of all
+            images.
+        error: expected calibration error, Σ share · |accuracy − confidence|.
+    """
+
+    confidence: list[float]
+    accuracy: list[float]
+    share: list[float]
+    error: float
