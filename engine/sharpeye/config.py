@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -12,12 +12,21 @@ from sharpeye.specs import SourceSpec, ValidationSpec, absolute, parse_source, p
 
 # Changes when the same configuration computes, or keeps, something else. It is a part of what identifies runs
 # and artifacts.
-VERSION = 5
+VERSION = 6
 BUDGETS = ("fast", "standard", "thorough")
 OPTIMIZERS = ("lpf-sgd", "sam", "erm")
 PARAMETERS = ("head", "last-block", "all")
+NAMED_WEIGHTS = ("random", "pretrained")
 CURVATURES = ("kfac", "ekfac", "diagonal", "dense")
+TUNES = ("head", "all")
+# Images up to so many pixels a side are icons to the pre-trained backbones.
+SMALL_LIMIT = 64
+PACKAGED_BACKBONES = ("efficientnet_lite0", "efficientnet_lite2")
+TORCHVISION_BACKBONES = ("resnet18", "resnet34", "resnet50", "convnext_tiny", "vit_b_16")
+AUTO, SMALL, PHOTOGRAPHS = "auto", "small", "efficientnet_lite0"
 DEFAULT_METHODS = ("fvm", "fvm_normalized", "fvm_posterior", "val_loss", "val_loss_posterior", "margin")
+# On frozen features the noise posterior ranks better than any influence (see the benchmarks).
+HEAD_METHODS = ("val_loss_posterior", "fvm", "fvm_normalized", "fvm_posterior", "val_loss", "margin")
 DEMO_METHODS = ("fvm", "vm", *DEFAULT_METHODS[1:])
 # What the paper compares with. All take the network as it was trained on the given labels.
 CLASSICAL_METHODS = ("lissa", "tracin", "tracin_self", "datainf", "gex")
@@ -47,7 +56,8 @@ class DataConfig:
 
     Attributes:
         train: the training set.
-        validation: the clean validation split; None takes the source's own.
+        validation: the clean validation split; None takes the source's own, or goes without where it has none
+            and only heads are trained.
         options: how the training source is read.
         limit: use at most this many training images, evenly spaced; None takes all.
         image_size: pixels per side fed to the model; None picks by model and images.
@@ -76,6 +86,7 @@ class RunOptions(TypedDict, total=False):
     image_size: int | None
     model: str
     weights: str | None
+    tune: str | None
     pretrain: bool | None
     optimizer: str
     parameters: str
@@ -95,10 +106,13 @@ class RunConfig:
 
     Attributes:
         data: which images are read, and how.
-        methods: what to compute; the first one ranks the images.
-        model: `small`, a torchvision backbone, or `timm:NAME`.
-        weights: None (random), `pretrained`, or a state dict file.
-        pretrain: pre-train on the given labels first; None: where there are no weights.
+        methods: what to compute; the first one ranks the images. Empty: see `resolved`.
+        model: `auto`, `small`, a packaged backbone, one of torchvision, or `timm:NAME`.
+        weights: `random`, `pretrained`, or a state dict file; None: see `resolved`.
+        tune: `head`: a linear head on frozen features, cross-fitted; `all`: the whole network. None: see
+            `resolved`.
+        pretrain: pre-train the whole network on the given labels first; None: unless it has weights of the
+            user's own.
         optimizer: how the validation minimum is reached: `erm`, `sam` or `lpf-sgd`.
         parameters: what the influence is taken over: `head`, `last-block` or `all`.
         curvature: `dense`, `diagonal`, `kfac` or `ekfac`.
@@ -112,9 +126,10 @@ class RunConfig:
     """
 
     data: DataConfig
-    methods: tuple[str, ...] = DEFAULT_METHODS
-    model: str = "small"
+    methods: tuple[str, ...] = ()
+    model: str = AUTO
     weights: str | None = None
+    tune: str | None = None
     pretrain: bool | None = None
     optimizer: str = "lpf-sgd"
     parameters: str = "head"
@@ -140,7 +155,7 @@ class RunConfig:
             raise InputError(f"configuration has unknown fields: {', '.join(sorted(unknown))}")
         for name in ("human_labels", "torchvision_root"):
             values[name] = values[name] and absolute(values[name]) if name in values else None
-        if values.get("weights") not in (None, "pretrained"):
+        if values.get("weights") not in (None, *NAMED_WEIGHTS):
             values["weights"] = absolute(values["weights"])
         if "methods" in values:
             values["methods"] = tuple(values["methods"])
@@ -177,16 +192,44 @@ class RunConfig:
         """
         return cls.of(**json.loads(text))
 
+    def resolved(self, natural_size: int) -> "RunConfig":
+        """The same with what was left open decided by the images.
+
+        A model: `small` up to SMALL_LIMIT pixels a side, else PHOTOGRAPHS. Weights: published ones, where the
+        model has any. Tuning: heads on frozen features where the weights are published ones. Methods by the
+        tuning.
+
+        Args:
+            natural_size: the images' own largest side.
+        """
+        small = SMALL if natural_size <= SMALL_LIMIT else PHOTOGRAPHS
+        model = small if self.model == AUTO else self.model
+        weights = self.weights or ("random" if model == SMALL else "pretrained")
+        tune = self.tune or ("head" if weights == "pretrained" else "all")
+        methods = self.methods or (HEAD_METHODS if tune == "head" else DEFAULT_METHODS)
+        return replace(self, model=model, weights=weights, tune=tune, methods=methods)
+
+    @property
+    def on_features(self) -> bool:
+        """Whether only heads are trained, on the features of a frozen network."""
+        return self.tune == "head"
+
+    @property
+    def views_mirrored(self) -> bool:
+        """Whether the mean over mirrored views is taken when images are scored; features hold it already."""
+        return self.mirror and not self.on_features
+
     @property
     def pretrains(self) -> bool:
-        """Whether the network is first trained on the given labels."""
-        return self.weights is None if self.pretrain is None else self.pretrain
+        """Whether the network, or the head, is first trained on the given labels."""
+        return self.on_features or self.weights in NAMED_WEIGHTS if self.pretrain is None else self.pretrain
 
     @property
     def weights_key(self) -> object:
         """What identifies the weights that training starts from; of a file, also its state."""
-        own = self.weights not in (None, "pretrained")
-        return [self.weights, *file_stamp(Path(str(self.weights)).expanduser())] if own else self.weights
+        if self.weights in (None, *NAMED_WEIGHTS):
+            return self.weights
+        return [self.weights, *file_stamp(Path(str(self.weights)).expanduser())]
 
     @property
     def refines(self) -> bool:
@@ -194,7 +237,12 @@ class RunConfig:
 
         The fast budget is too short for that.
         """
-        return self.pretrains and self.budget != "fast"
+        return self.pretrains and self.budget != "fast" and not self.on_features
+
+
+def is_pretrained_backbone(name: str) -> bool:
+    """Whether a model of this name has published weights."""
+    return name in PACKAGED_BACKBONES or name in TORCHVISION_BACKBONES or name.startswith("timm:")
 
 
 def _taken(values: dict[str, Any], kind: type) -> dict[str, Any]:

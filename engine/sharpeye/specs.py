@@ -90,7 +90,19 @@ class TrustedList:
         return Path(self.path).name
 
 
-ValidationSpec = SourceSpec | OwnSplit | TrustedShare | TrustedList
+@dataclass(frozen=True)
+class NoValidation:
+    """No clean image at all: `none`."""
+
+    def __str__(self) -> str:
+        return "none"
+
+    @property
+    def title(self) -> str:
+        return "no clean split"
+
+
+ValidationSpec = SourceSpec | OwnSplit | TrustedShare | TrustedList | NoValidation
 
 
 def parse_source(text: str) -> SourceSpec:
@@ -114,6 +126,8 @@ def parse_validation(text: str) -> ValidationSpec:
     """
     if text == "split":
         return OwnSplit()
+    if text == "none":
+        return NoValidation()
     if text.startswith("share:"):
         try:
             share = float(text.removeprefix("share:"))

@@ -1,4 +1,4 @@
-"""torchvision, imported only when needed, and also where its compiled operators do not load."""
+"""torchvision and timm, imported only when needed, and also where compiled operators do not load."""
 
 import importlib
 from types import ModuleType
@@ -21,3 +21,9 @@ def torchvision_module(name: str) -> ModuleType:
                 f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             )
         return importlib.import_module(f"torchvision.{name}")
+
+
+def timm_module() -> ModuleType:
+    """Import `timm`, which imports torchvision."""
+    torchvision_module("ops")
+    return importlib.import_module("timm")

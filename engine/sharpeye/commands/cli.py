@@ -23,12 +23,20 @@ from sharpeye.commands.options import (
 )
 from sharpeye.commands.waiting import print_result, start_app
 from sharpeye.config import (
+    AUTO,
     CLASSICAL_METHODS,
     CURVATURES,
     DEFAULT_METHODS,
     DEMO_METHODS,
+    HEAD_METHODS,
     OPTIMIZERS,
+    PACKAGED_BACKBONES,
     PARAMETERS,
+    PHOTOGRAPHS,
+    SMALL,
+    SMALL_LIMIT,
+    TORCHVISION_BACKBONES,
+    TUNES,
     RunConfig,
 )
 from sharpeye.errors import InputError
@@ -101,7 +109,8 @@ def main() -> None:
     "--validation",
     metavar="SPEC",
     help="Clean images: a SPEC, 'split' (the source's split column or folders), share:0.1, or ids:FILE "
-    "(a CSV of training images' id and trusted label). Default: the source's own.",
+    "(a CSV of training images' id and trusted label), or 'none'.  [default: the source's own, else none "
+    "where only a head is trained]",
 )
 @click.option("--label-column", metavar="NAME", help="Column of the given labels.")
 @click.option(
@@ -129,25 +138,34 @@ def main() -> None:
 @click.option(
     "--method",
     "methods",
-    default=",".join(DEFAULT_METHODS),
     metavar="A,B,…",
-    show_default=True,
-    help="Methods; the first ranks the images.",
+    help=f"Methods; the first ranks the images.  [default: {','.join(DEFAULT_METHODS)}; with --tune head "
+    f"{HEAD_METHODS[0]} first]",
 )
 @click.option(
     "--model",
-    default="small",
+    default=AUTO,
     show_default=True,
     metavar="NAME",
-    help="small, resnet18, resnet34, resnet50, convnext_tiny, vit_b_16 or timm:NAME.",
+    help=f"auto: {SMALL} up to {SMALL_LIMIT} pixels a side, else {PHOTOGRAPHS}. Or {SMALL}, "
+    f"{', '.join((*PACKAGED_BACKBONES, *TORCHVISION_BACKBONES))} or timm:NAME.",
 )
 @click.option(
-    "--weights", metavar="FILE", help="'pretrained' (download), or a state dict (.safetensors, .pt)."
+    "--weights",
+    metavar="FILE",
+    help="random, pretrained (installed with Sharpeye, or downloaded), or a state dict (.safetensors, .pt).  "
+    "[default: pretrained where there are published ones]",
+)
+@click.option(
+    "--tune",
+    type=click.Choice(TUNES),
+    help="head: a linear head on frozen features, in seconds once these are there. all: the whole network.  "
+    "[default: head where the weights are pretrained]",
 )
 @click.option(
     "--pretrain/--no-pretrain",
     default=None,
-    help="Pre-train on the given labels.  [default: where there are no weights]",
+    help="Pre-train the whole network on the given labels.  [default: unless --weights is a file]",
 )
 @click.option(
     "--optimizer",
@@ -195,17 +213,18 @@ def main() -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @WORKSPACE
 @JSON
-def run(workspace: str, as_json: bool, train: str, methods: str, **options: Any) -> None:
+def run(workspace: str, as_json: bool, train: str, methods: str | None, **options: Any) -> None:
     """Rank the training images by influence and suggest labels.
 
     \b
     Examples:
       sharpeye run --train demo
-      sharpeye run --train photos/ --validation checked/ --budget fast
-      sharpeye run --train train.csv --validation share:0.1 --model resnet18 --weights pretrained
+      sharpeye run --train photos/
+      sharpeye run --train photos/ --validation checked/ --model efficientnet_lite2
+      sharpeye run --train train.csv --validation share:0.1 --model resnet18 --tune all
       sharpeye run --config run.toml --seed 1 --json
     """
-    config = RunConfig.of(train, methods=method_names(methods), **options)
+    config = RunConfig.of(train, methods=method_names(methods) if methods else (), **options)
     print_result(submit(config, workspace), as_json)
 
 

@@ -11,8 +11,9 @@ from sharpeye.curvature.diagonal import DiagonalCurvature
 from sharpeye.curvature.gradients import Gradients, fisher_vectors, parameter_count, select_layers
 from sharpeye.curvature.kronecker import KroneckerCurvature
 from sharpeye.curvature.linearization import gradient_batch_size, head_batch, linearize
+from sharpeye.data.dataset import Images
 from sharpeye.errors import InputError
-from sharpeye.training.batches import Images, read_batches
+from sharpeye.training.batches import read_batches
 from sharpeye.training.devices import generator
 from sharpeye.training.models import Classifier
 

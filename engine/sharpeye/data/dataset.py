@@ -5,21 +5,21 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from sharpeye.data.images import BadImage, decode, open_image
+from sharpeye.data.images import BadImage, Decoded, decode, open_image
 from sharpeye.data.sources import SPLIT_NAMES, Record, Source
 from sharpeye.errors import InputError
 from sharpeye.files import replacing_folder
 
 DECODE_CHUNK = 512
 # Changes when what `ingest` writes does.
-LAYOUT = 3
+LAYOUT = 4
 
 Report = Callable[[int, int], None]
 
@@ -31,7 +31,8 @@ class LabeledImages:
     Attributes:
         name: how messages call it.
         ids: unique names of the images, shape (N,).
-        images: uint8 RGB, shape (N, S, S, 3); usually a read-only memory map.
+        images: what the model is fed: uint8 RGB, shape (N, S, S, 3), or features, float16, (N, d); usually a
+            read-only memory map. Features have no columns before they are computed.
         labels: given labels, int64 in [0, C), shape (N,).
         true_labels: true labels, shape (N,), or None; for benchmarks only, no method reads them. −1 where
             unknown.
@@ -94,7 +95,7 @@ class LabeledImages:
 class SelectedImages:
     """Rows of an image array by number, read only when asked for: a subset of a memory map without a copy."""
 
-    def __init__(self, images: "np.ndarray | SelectedImages | JoinedImages", rows: np.ndarray):
+    def __init__(self, images: "Images", rows: np.ndarray):
         self.images: np.ndarray | JoinedImages = (
             images.images if isinstance(images, SelectedImages) else images
         )
@@ -114,7 +115,7 @@ class SelectedImages:
 class JoinedImages:
     """Two image arrays of equal size, one after the other, without a copy."""
 
-    def __init__(self, first: "np.ndarray | SelectedImages", second: "np.ndarray | SelectedImages"):
+    def __init__(self, first: "Images", second: "Images"):
         self.first, self.second = first, second
 
     @property
@@ -125,14 +126,15 @@ class JoinedImages:
         return len(self.first) + len(self.second)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        pixels = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
         early = rows < len(self.first)
-        pixels[early] = self.first[rows[early]]
+        some = self.first[rows[early]]
+        pixels = np.empty((len(rows), *self.shape[1:]), dtype=some.dtype)
+        pixels[early] = some
         pixels[~early] = self.second[rows[~early] - len(self.first)]
         return pixels
 
 
-def fingerprint(source: Source, image_size: int, limit: int | None) -> str:
+def fingerprint(source: Source, image_size: int | None, limit: int | None) -> str:
     """Identity of what `ingest` would write; changes when a file of the source changes."""
     text = json.dumps([LAYOUT, source.name, source.stamp, source.class_names, image_size, limit], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -151,14 +153,18 @@ def natural_size(source: Source, limit: int = 256) -> int:
 
 
 def ingest(
-    source: Source, cache: Path, image_size: int, limit: int | None = None, report: Report | None = None
+    source: Source,
+    cache: Path,
+    image_size: int | None,
+    limit: int | None = None,
+    report: Report | None = None,
 ) -> LabeledImages:
     """Decode a source into `cache`/<fingerprint>/ unless it is there, and open it.
 
     Args:
         source: what to read.
         cache: folder of decoded datasets.
-        image_size: pixels per side after scaling.
+        image_size: pixels per side after scaling; None keeps previews only, for models that are fed features.
         limit: keep at most this many rows, evenly spaced over the source; None keeps all.
         report: called with (images decoded, images in all).
 
@@ -170,7 +176,7 @@ def ingest(
         rows = np.arange(source.count)
         if limit is not None and limit < source.count:
             rows = np.unique(np.linspace(0, source.count - 1, limit).astype(np.int64))
-        _check_room(cache, len(rows) * image_size**2 * 3, source.name)
+        _check_room(cache, len(rows) * (image_size or 0) ** 2 * 3, source.name)
         with replacing_folder(folder) as temporary:
             _decode_all(source, rows, temporary, image_size, report or (lambda done, total: None))
     return open_dataset(folder)
@@ -180,12 +186,10 @@ def open_dataset(folder: Path) -> LabeledImages:
     """Open a decoded dataset: its table in memory, its images memory-mapped."""
     info = json.loads((folder / "dataset.json").read_text())
     table = pd.read_parquet(folder / "table.parquet")
-    size = info["image_size"]
-    images = np.memmap(folder / "images.u8", dtype=np.uint8, mode="r", shape=(len(table), size, size, 3))
     return LabeledImages(
         name=info["name"],
         ids=table["id"].to_numpy(dtype=object),
-        images=images,
+        images=open_pixels(folder, len(table), info["image_size"]),
         labels=table["label"].to_numpy(np.int64),
         true_labels=table["true_label"].to_numpy(np.int64) if "true_label" in table else None,
         class_names=tuple(info["class_names"]),
@@ -195,6 +199,13 @@ def open_dataset(folder: Path) -> LabeledImages:
         folder=folder,
         rows=np.arange(len(table)),
     )
+
+
+def open_pixels(folder: Path, count: int, size: int | None) -> np.ndarray:
+    """Pixels of a decoded dataset, (N, S, S, 3), memory-mapped; (N, 0) where it keeps none."""
+    if size is None:
+        return np.empty((count, 0), dtype=np.float16)
+    return np.memmap(folder / "images.u8", dtype=np.uint8, mode="r", shape=(count, size, size, 3))
 
 
 def _check_room(cache: Path, needed: int, name: str) -> None:
@@ -208,14 +219,13 @@ def _check_room(cache: Path, needed: int, name: str) -> None:
         )
 
 
-def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int, report: Report) -> None:
+def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int | None, report: Report) -> None:
     usable: list[Record] = []
-    hashes: list[str] = []
-    preview_ends: list[int] = []
+    kept: list[dict[str, object]] = []
     skipped: list[tuple[str, str]] = []
     taken_ids: set[str] = set()
 
-    def attempt(record: Record) -> tuple[np.ndarray, bytes] | str:
+    def attempt(record: Record) -> Decoded | str:
         try:
             return decode(record.image, size)
         except BadImage as problem:
@@ -228,7 +238,7 @@ def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int, repor
     ):
         done = 0
         for chunk in _chunks(source.read(rows), DECODE_CHUNK):
-            for record, decoded in zip(chunk, pool.map(attempt, chunk), strict=True):
+            for number, (record, decoded) in enumerate(zip(chunk, pool.map(attempt, chunk), strict=True)):
                 problem = (
                     decoded
                     if isinstance(decoded, str)
@@ -237,13 +247,20 @@ def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int, repor
                 if isinstance(decoded, str) or problem:
                     skipped.append((record.id, problem))
                     continue
-                pixels, preview = decoded
                 taken_ids.add(record.id)
-                file.write(pixels.tobytes())
-                previews.write(preview)
-                preview_ends.append(previews.tell())
-                hashes.append(hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest())
+                pixels = decoded.pixels.tobytes()
+                if size is not None:
+                    file.write(pixels)
+                previews.write(decoded.preview)
                 usable.append(replace(record, image=b""))
+                kept.append(
+                    {
+                        "hash": hashlib.blake2b(pixels, digest_size=16).hexdigest(),
+                        "preview_end": previews.tell(),
+                        "source_row": rows[done + number],
+                        **asdict(decoded.measures),
+                    }
+                )
             done += len(chunk)
             report(done, len(rows))
     if not usable:
@@ -255,10 +272,8 @@ def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int, repor
             "id": [r.id for r in usable],
             "label": codes[0],
             "split": [SPLIT_NAMES.get(str(r.split).lower(), "") for r in usable],
-            "hash": hashes,
-            "preview_end": preview_ends,
         }
-    )
+    ).join(pd.DataFrame(kept))
     if any(not _is_missing(r.true_label) for r in usable):
         table["true_label"] = codes[1]
     table.to_parquet(folder / "table.parquet", index=False)
@@ -329,3 +344,6 @@ def _encode(
         return np.array([-1 if position is None else position for position in positions], dtype=np.int64)
 
     return list(names), [encoded(labels), encoded(true_labels)]
+
+
+Images = np.ndarray | SelectedImages | JoinedImages

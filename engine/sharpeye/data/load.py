@@ -4,13 +4,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from sharpeye.config import DataConfig, SourceOptions
-from sharpeye.data.dataset import LabeledImages, ingest, natural_size
+from sharpeye.data.dataset import LabeledImages
 from sharpeye.data.sources import Source, open_source
 from sharpeye.data.splits import by_column, by_list, by_share, reconcile
 from sharpeye.errors import InputError
-from sharpeye.progress import ImageReport
-from sharpeye.specs import DemoSource, FileSource, OwnSplit, TorchvisionSource, TrustedList, TrustedShare
+from sharpeye.specs import (
+    DemoSource,
+    FileSource,
+    NoValidation,
+    OwnSplit,
+    TorchvisionSource,
+    TrustedList,
+    TrustedShare,
+)
+
+# How a source becomes images: the source, and at most how many of its rows.
+Reader = Callable[[Source, int | None], LabeledImages]
 
 
 def open_sources(data: DataConfig) -> tuple[Source, Source | None]:
@@ -41,7 +53,9 @@ def open_validation(data: DataConfig, training: Source) -> Source | None:
             "folders, or --validation share:0.1 if a tenth of its labels can be trusted"
         )
     spec = data.validation
-    if isinstance(spec, OwnSplit | TrustedShare | TrustedList) or (spec is None and training.has_splits):
+    if isinstance(spec, OwnSplit | TrustedShare | TrustedList | NoValidation) or (
+        spec is None and training.has_splits
+    ):
         return None
     spec = spec or data.train
     own = spec == data.train or isinstance(spec, TorchvisionSource)
@@ -51,12 +65,7 @@ def open_validation(data: DataConfig, training: Source) -> Source | None:
 
 
 def load_splits(
-    data: DataConfig,
-    seed: int,
-    sources: tuple[Source, Source | None],
-    cache: Path,
-    input_size: Callable[[int], int],
-    report: ImageReport,
+    data: DataConfig, seed: int, sources: tuple[Source, Source | None], read: Reader
 ) -> tuple[LabeledImages, LabeledImages]:
     """Training set and validation split of a run, reconciled (see `reconcile`).
 
@@ -64,17 +73,17 @@ def load_splits(
         data: which images.
         seed: which of them a share of trusted ones takes.
         sources: from `open_sources`.
-        cache: folder of decoded data sets.
-        input_size: the images' own largest side -> pixels per side to decode to.
-        report: called with (images decoded, images in all).
+        read: makes images of a source.
 
     Raises:
         InputError: whatever is wrong with the sources.
     """
     source, validation = sources
-    training = load_training(data, source, cache, input_size, report)
+    training = read(source, data.limit)
+    if isinstance(data.validation, NoValidation):
+        return training, training.subset(np.zeros(len(training), dtype=bool))
     if validation is not None:
-        return reconcile(training, ingest(validation, cache, training.images.shape[1], None, report))
+        return reconcile(training, read(validation, None))
     if isinstance(data.validation, TrustedShare):
         return reconcile(*by_share(training, data.validation.share, seed))
     if isinstance(data.validation, TrustedList):
@@ -86,11 +95,3 @@ def lacks_validation(data: DataConfig, training: Source) -> bool:
     """Whether neither the configuration nor the source itself says which images can be trusted."""
     own = training.has_splits or not isinstance(data.train, FileSource)
     return data.validation is None and not own
-
-
-def load_training(
-    data: DataConfig, source: Source, cache: Path, input_size: Callable[[int], int], report: ImageReport
-) -> LabeledImages:
-    """Every image of the training source, decoded; arguments and errors as of `load_splits`."""
-    size = data.image_size or input_size(natural_size(source))
-    return ingest(source, cache, size, data.limit, report)

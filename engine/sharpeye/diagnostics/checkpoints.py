@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from sharpeye.curvature.fit import fit_curvature
 from sharpeye.curvature.linearization import predict
-from sharpeye.data.dataset import LabeledImages, SelectedImages
+from sharpeye.data.dataset import Images, LabeledImages, SelectedImages
 from sharpeye.data.noise import flip_labels
 from sharpeye.data.splits import stratified_share
 from sharpeye.diagnostics.landscape import risk_slice
@@ -38,7 +38,7 @@ from sharpeye.influence.evaluation import evaluate
 from sharpeye.influence.methods import MINIMUM_METHODS, TRAJECTORY_METHODS
 from sharpeye.influence.noise_posterior import RELIANCE
 from sharpeye.influence.trajectory import TrajectoryContext
-from sharpeye.training.batches import Images, read_batches
+from sharpeye.training.batches import read_batches
 from sharpeye.training.models import Classifier
 from sharpeye.training.trainer import Snapshot
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from sharpeye.curvature.base import Curvature
 from sharpeye.curvature.gradients import select_layers
 from sharpeye.curvature.linearization import HEAD_BATCH, Jacobian, gradient_batch_size, linearize
+from sharpeye.data.dataset import Images
 from sharpeye.influence.base import Evaluation
-from sharpeye.training.batches import Images, mirror, read_batches
+from sharpeye.training.batches import mirror, read_batches
 from sharpeye.training.devices import watched_memory
 from sharpeye.training.models import Classifier
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sharpeye.curvature.gradients import Vector, select_layers, weighted_sum
 from sharpeye.curvature.linearization import HEAD_BATCH, gradient_batch_size, linearize, logit_change
-from sharpeye.data.dataset import LabeledImages
+from sharpeye.data.dataset import Images, LabeledImages
 from sharpeye.influence.base import Candidates, Scores
-from sharpeye.training.batches import Images, mirror, read_batches
+from sharpeye.training.batches import mirror, read_batches
 from sharpeye.training.models import Classifier
 from sharpeye.training.trainer import Snapshot, load_snapshot
 

@@ -15,14 +15,16 @@ from sharpeye.diagnostics import checkpoints
 from sharpeye.diagnostics.checkpoints import KnownLabels
 from sharpeye.files import replacing
 from sharpeye.influence import canaries
-from sharpeye.influence.base import Candidates, Evaluation, ScoringContext
+from sharpeye.influence.base import Candidates, ScoringContext
 from sharpeye.influence.methods import MINIMUM_METHODS
-from sharpeye.influence.noise_posterior import NoisePosterior
+from sharpeye.influence.noise_posterior import RELIANCE, NoisePosterior
 from sharpeye.influence.trajectory import TrajectoryContext
 from sharpeye.progress import Progress
 from sharpeye.runs.artifacts import cached
 from sharpeye.runs.context import Execution, RunContext
+from sharpeye.runs.embedding import encoder_key
 from sharpeye.runs.estimates import CanaryEstimates
+from sharpeye.runs.folds import evaluate_held, joined_evaluation
 from sharpeye.runs.minimum import Minimum, evaluate_minima, first_minimum, validation_minima
 from sharpeye.runs.stages import CANARIES, FIGURES
 from sharpeye.runs.workspace import RunFolder
@@ -80,6 +82,9 @@ def write_figures(context: RunContext, scored: ScoredRun) -> None:
     """
     config, execution, beliefs = context.config, context.execution, scored.beliefs
     training, validation = scored.training, scored.validation
+    if len(validation) == 0:
+        execution.note("The figures were left out: they are measured on a clean validation split.")
+        return
     known = checkpoints.labels_known_by_truth(training)
     if known is None:
         validation, known = checkpoints.labels_of_canaries(validation, beliefs.transition, config.seed)
@@ -124,7 +129,7 @@ def write_figures(context: RunContext, scored: ScoredRun) -> None:
             config.parameters,
             config.curvature,
             config.damping,
-            config.mirror,
+            config.views_mirrored,
             config.seed,
         )
         tables.append(_measured_at(context, inputs, minima["flat"]))
@@ -172,6 +177,9 @@ def write_canaries(context: RunContext, scored: ScoredRun) -> None:
     config, beliefs = context.config, scored.beliefs
     training, validation = scored.training, scored.validation
     names = [name for name in config.methods if name in ESTIMATED]
+    if len(validation) == 0:
+        context.execution.note("Quality was not estimated: that takes a clean validation split.")
+        return
     if config.optimizer == "erm" or not config.candidates or not names:
         return
     if validation.class_counts().max() < canaries.FOLDS:
@@ -207,21 +215,13 @@ def cross_fitted(context: RunContext, training: LabeledImages, validation: Label
     for number in range(canaries.FOLDS):
         rest, held = validation.subset(fold != number), validation.subset(fold == number)
         inside = context.within(CANARIES, f"{number + 1} of {canaries.FOLDS}")
-        minima = validation_minima(inside, config.optimizer, training, rest)
-        parts.append(evaluate_minima(inside, "flat", minima, held, rest))
+        if config.on_features:
+            parts.append(evaluate_held(inside, "flat", training, rest, encoder_key(config), held))
+            reliance = RELIANCE
+        else:
+            minima = validation_minima(inside, config.optimizer, training, rest)
+            parts.append(evaluate_minima(inside, "flat", minima, held, rest))
+            reliance = minima[-1].reliance
         order.append(np.flatnonzero(fold == number))
-    back = np.argsort(np.concatenate(order))
-
-    def joined(arrays: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(arrays)[back]
-
-    evaluation = Evaluation(
-        classes=joined([part.classes for part in parts]),
-        losses=joined([part.losses for part in parts]),
-        influence=joined([part.influence for part in parts]),
-        leverage=joined([part.leverage for part in parts if part.leverage is not None]),
-        features=joined([part.features for part in parts]),
-        seconds=sum(part.seconds for part in parts),
-        memory_mb=max(part.memory_mb for part in parts),
-    )
-    return ScoringContext(validation.labels, len(training.class_names), evaluation, minima[-1].reliance)
+    evaluation = joined_evaluation(parts, np.argsort(np.concatenate(order)))
+    return ScoringContext(validation.labels, len(training.class_names), evaluation, reliance)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sharpeye.data.dataset import LabeledImages
+    from sharpeye.data.sources import Source
 
 # Umap compiles itself for most of this; a map holds a bounded number of images.
 MAP_SECONDS = 30
@@ -132,30 +133,27 @@ def inspect(
     import numpy as np
     import pandas as pd
 
-    from sharpeye.data.load import (
-        lacks_validation,
-        load_splits,
-        load_training,
-        open_training,
-        open_validation,
-    )
+    from sharpeye.data.dataset import ingest, natural_size
+    from sharpeye.data.load import lacks_validation, load_splits, open_training, open_validation
     from sharpeye.training.models import input_size
 
     def report(done: int, total: int) -> None:
         advance("decode", done, total)
 
-    def size_of(natural: int) -> int:
-        return input_size(config.model, natural)
+    def read(source: "Source", limit: int | None) -> "LabeledImages":
+        return ingest(source, workspace.decoded, size, limit, report)
 
     data = config.data
     source = open_training(data)
+    config = config.resolved(natural_size(source))
+    size = input_size(config, natural_size(source))
     warnings: list[str] = []
     if lacks_validation(data, source):
-        training, validation = load_training(data, source, workspace.decoded, size_of, report), None
+        training, validation = read(source, data.limit), None
     else:
         sources = source, open_validation(data, source)
         with _collected_warnings() as warnings:
-            training, validation = load_splits(data, config.seed, sources, workspace.decoded, size_of, report)
+            training, validation = load_splits(data, config.seed, sources, read)
     parts = [training] if validation is None else [training, validation]
     skipped = pd.concat([part.skipped for part in parts], ignore_index=True)
     with replacing(folder.skipped) as temporary:

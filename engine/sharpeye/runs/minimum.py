@@ -9,10 +9,11 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch_file
 from safetensors.torch import save_file as save_torch_file
 
+from sharpeye.config import SMALL
 from sharpeye.curvature.base import Curvature
 from sharpeye.curvature.fit import fit_curvature, restore_curvature
-from sharpeye.data.dataset import JoinedImages, LabeledImages
-from sharpeye.influence.base import Evaluation, MinimumKind, ScoringContext
+from sharpeye.data.dataset import Images, JoinedImages, LabeledImages
+from sharpeye.influence.base import Candidates, Evaluation, MinimumKind, ScoringContext
 from sharpeye.influence.evaluation import evaluate, mean_evaluation
 from sharpeye.influence.methods import loss_posterior
 from sharpeye.influence.noise_posterior import REFINED_RELIANCE, REFINING_RELIANCE, RELIANCE
@@ -28,8 +29,9 @@ from sharpeye.runs.stages import (
     minimum_stage,
     score_stage,
 )
-from sharpeye.training.batches import Images, Labels, SoftLabels, read_batches
+from sharpeye.training.batches import Labels, SoftLabels, read_batches
 from sharpeye.training.budgets import images_of_stages, plans
+from sharpeye.training.heads import zero_head
 from sharpeye.training.models import Classifier, build_model, whiten
 from sharpeye.training.trainer import Snapshot, TrainingPlan, snapshots, train
 
@@ -166,7 +168,7 @@ def validation_minima(
     flat = first if same else first_minimum(context, config.optimizer, training, validation)
     evaluation = evaluate_minima(context.within(BELIEFS), "flat", [flat], training, validation)
     scoring = ScoringContext(training.labels, len(training.class_names), evaluation, REFINING_RELIANCE)
-    beliefs = soft_labels(scoring, validation)
+    beliefs = soft_labels(loss_posterior(scoring).candidates, validation.labels, scoring.class_count)
     both = JoinedImages(training.images, validation.images)
     planned = _plans(context, training, validation)
     start, model = _new_network(context, training, config.seed + REFINED_SEED)
@@ -181,16 +183,14 @@ def validation_minima(
     return [first, second]
 
 
-def soft_labels(scoring: ScoringContext, validation: LabeledImages) -> SoftLabels:
-    """Beliefs about the training labels, followed by the trusted labels as certain ones."""
-    candidates = loss_posterior(scoring).candidates
-    width = candidates.classes.shape[1]
-    trusted = np.broadcast_to(validation.labels[:, None], (len(validation), width))
-    certain = np.eye(1, width).repeat(len(validation), 0)
+def soft_labels(beliefs: Candidates, trusted: np.ndarray, class_count: int) -> SoftLabels:
+    """Beliefs about the training labels (−log probabilities), followed by trusted labels as certain ones."""
+    width = beliefs.classes.shape[1]
+    certain = np.broadcast_to(trusted[:, None], (len(trusted), width))
     return SoftLabels(
-        np.concatenate([candidates.classes, trusted]),
-        np.concatenate([np.exp(-candidates.scores), certain]),
-        scoring.class_count,
+        np.concatenate([beliefs.classes, certain]),
+        np.concatenate([np.exp(-beliefs.scores), np.eye(1, width).repeat(len(trusted), 0)]),
+        class_count,
     )
 
 
@@ -215,8 +215,11 @@ def _new_network(context: RunContext, training: LabeledImages, seed: int) -> tup
     """A network before training, and what identifies it."""
     config, device = context.config, context.execution.device
     inputs = NetworkInputs(config.model, str(config.weights_key), len(training.class_names), seed, training)
-    model = build_model(config.model, inputs.class_count, config.weights, seed).to(device)
-    if config.model == "small" and config.weights is None:
+    if config.on_features:
+        start = zero_head(training.images, np.arange(len(training)), inputs.class_count, device)
+        return key_of(inputs), start.classifier()
+    model = build_model(config.model, inputs.class_count, str(config.weights), seed).to(device)
+    if config.model == SMALL and config.weights == "random":
         rows = np.arange(min(len(training), WHITENING_IMAGES))
         whiten(model, next(read_batches(training.images, rows, len(rows), device))[1])
     return key_of(inputs), model
@@ -227,7 +230,8 @@ def _plans(
 ) -> dict[str, TrainingPlan]:
     config = context.config
     counts = images_of_stages(len(training), len(validation))
-    return plans(config.budget, counts, config.mirror, config.weights is not None)
+    fine = not config.on_features and config.weights != "random"
+    return plans(config.budget, counts, config.mirror, fine)
 
 
 def _train_on_split(
@@ -300,7 +304,7 @@ def evaluate_minima(
             _evaluation_at(
                 context,
                 kind,
-                EvaluationInputs(one, training, config.candidates, config.mirror, classes),
+                EvaluationInputs(one, training, config.candidates, config.views_mirrored, classes),
                 curvature,
             )
         )
@@ -364,22 +368,22 @@ def _evaluation_at(
 
         return with_smaller_batches(attempt, execution.note)
 
-    return cached(context, "evaluation", inputs, score, _save_evaluation, _load_evaluation)
+    return cached(context, "evaluation", inputs, score, save_evaluation, load_evaluation)
 
 
-def _save_evaluation(evaluation: Evaluation, path: Path) -> None:
+def save_evaluation(evaluation: Evaluation, path: Path) -> None:
     values = {name: np.asarray(value) for name, value in vars(evaluation).items() if value is not None}
     save_file(values, path)
 
 
-def _load_evaluation(path: Path) -> Evaluation:
+def load_evaluation(path: Path) -> Evaluation:
     tensors = load_file(path)
     return Evaluation(
         classes=tensors["classes"],
         losses=tensors["losses"],
         influence=tensors["influence"],
         leverage=tensors.get("leverage"),
-        features=tensors["features"],
+        features=tensors.get("features", np.empty((len(tensors["losses"]), 0), np.float16)),
         seconds=float(tensors["seconds"]),
         memory_mb=float(tensors["memory_mb"]),
     )

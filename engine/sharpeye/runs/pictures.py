@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from sharpeye.data.dataset import open_pixels
 from sharpeye.errors import InputError
 from sharpeye.runs.workspace import Workspace
 
@@ -29,7 +30,8 @@ def picture(workspace: Workspace, name: str, row: int) -> tuple[bytes, str]:
     if ends[row] > start:
         with (folder / "previews.bin").open("rb") as file:
             file.seek(start)
-            return file.read(int(ends[row]) - start), "image/jpeg"
+            preview = file.read(int(ends[row]) - start)
+            return preview, "image/png" if preview.startswith(b"\x89PNG") else "image/jpeg"
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(pixels[row])).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue(), "image/png"
@@ -37,9 +39,8 @@ def picture(workspace: Workspace, name: str, row: int) -> tuple[bytes, str]:
 
 @lru_cache(maxsize=8)
 def _open_pixels(workspace: Workspace, name: str) -> tuple[np.ndarray, np.ndarray, Path]:
-    """Memory-mapped pixels, ends of the previews, and the folder of a decoded data set."""
+    """Pixels, ends of the previews, and the folder of a decoded data set."""
     folder = workspace.decoded / name
     size = json.loads((folder / "dataset.json").read_text())["image_size"]
     ends = pq.read_table(folder / "table.parquet", columns=["preview_end"]).column(0).to_numpy()
-    pixels = np.memmap(folder / "images.u8", dtype=np.uint8, mode="r", shape=(len(ends), size, size, 3))
-    return pixels, ends, folder
+    return open_pixels(folder, len(ends), size), ends, folder

@@ -17,15 +17,16 @@ from safetensors.numpy import load_file, save_file
 
 from sharpeye.config import VERSION, RunConfig
 from sharpeye.curvature.linearization import HEAD_BATCH, predict
-from sharpeye.data.dataset import LabeledImages
+from sharpeye.data.dataset import LabeledImages, ingest, natural_size
 from sharpeye.data.load import load_splits, open_sources
+from sharpeye.data.sources import Source
 from sharpeye.diagnostics.embedding import embed, nearest
 from sharpeye.diagnostics.metrics import label_accuracy, quality
 from sharpeye.errors import InputError
 from sharpeye.files import replacing
 from sharpeye.influence.base import (
     Candidates,
-    Evaluation,
+    MinimumKind,
     MinimumMethod,
     Scores,
     ScoringContext,
@@ -38,7 +39,15 @@ from sharpeye.progress import Progress, Report, image_report, timed
 from sharpeye.runs.artifacts import cached
 from sharpeye.runs.context import Execution, Note, RunContext
 from sharpeye.runs.diagnosis import ScoredRun, write_canaries, write_figures
-from sharpeye.runs.minimum import Minimum, TrainedStage, evaluate_minima, validation_minima
+from sharpeye.runs.embedding import embedded, encoder_key, feature_rows
+from sharpeye.runs.folds import evaluate_folds
+from sharpeye.runs.minimum import (
+    Minimum,
+    TrainedStage,
+    evaluate_minima,
+    first_minimum,
+    validation_minima,
+)
 from sharpeye.runs.result import DecodedImages, MethodResult, RunResult
 from sharpeye.runs.scores import ROW_GROUP, ScoreColumns, ranks_of, write_scores
 from sharpeye.runs.stages import DECODE, MAP, minima_of, score_stage, stages_of
@@ -50,6 +59,8 @@ from sharpeye.training.devices import peak_memory_mb, select_device, watched_mem
 from sharpeye.training.models import input_size
 
 EVIDENCE_IMAGES = 4
+# Of a class, where there is no clean split.
+SUREST_IMAGES = 200
 LEAST_PROBABILITY = 1e-3
 
 
@@ -77,22 +88,20 @@ class MethodScores:
 
 
 @dataclass(frozen=True)
-class MapInputs:
-    """All that decides the map of the images, and the features of the trusted ones."""
+class ReferenceInputs:
+    """All that decides the features of the trusted images."""
 
     minimum: Minimum
-    features: np.ndarray
-    wrong: np.ndarray
     validation: LabeledImages
-    seed: int
 
 
 @dataclass(frozen=True)
-class FeatureMap:
-    """Places of the training images, (N, 2), and features of the validation images, (M, d)."""
+class MapInputs:
+    """All that decides where the images lie on the map."""
 
-    coordinates: np.ndarray
-    references: np.ndarray
+    features: np.ndarray
+    wrong: np.ndarray
+    seed: int
 
 
 def execute(
@@ -117,34 +126,25 @@ def execute(
     context = RunContext(config, workspace, Execution(select_device(device_name), checked, note))
     methods = select_methods(config)
     training, validation = load(context, row)
-    minima: dict[str, tuple[list[Minimum], ScoringContext]] = {}
-    for kind in minima_of(config):
-        optimizer = "erm" if kind == "erm" else config.optimizer
-        networks = validation_minima(context, optimizer, training, validation)
-        evaluation = evaluate_minima(context, kind, networks, training, validation)
-        class_count = len(training.class_names)
-        scoring = ScoringContext(training.labels, class_count, evaluation, networks[-1].reliance)
-        minima[kind] = networks, scoring
-
+    judged = {kind: judge(context, kind, training, validation) for kind in minima_of(config)}
+    some = next(iter(judged.values()))
     results: dict[str, MethodScores] = {}
     for method in methods:
         if isinstance(method, TrajectoryMethod):
-            networks, _ = next(iter(minima.values()))
-            trained = networks[-1]
+            trained = trained_network(context, method, some, training, validation)
             results[method.name] = classical_scores(context, method, trained, training, validation)
         else:
-            results[method.name] = minimum_scores(method, minima[method.minimum][1])
+            results[method.name] = minimum_scores(method, judged[method.minimum].scoring)
     first = methods[0]
-    networks, scoring = (
-        minima[first.minimum] if isinstance(first, MinimumMethod) else next(iter(minima.values()))
-    )
-    beliefs = loss_posterior(scoring)
+    ranking = judged[first.minimum] if isinstance(first, MinimumMethod) else some
+    beliefs = loss_posterior(ranking.scoring)
     folder = workspace.run(row.id)
     scores = {name: result.scores for name, result in results.items()}
     write_scores(folder.scores, score_columns(training, scores, beliefs))
     write_transition(folder, training, beliefs)
-    seconds = sum(one.evaluation.seconds for _, one in minima.values())
-    passes = sum(len(networks_at) for networks_at, _ in minima.values())
+    seconds = sum(one.scoring.evaluation.seconds for one in judged.values())
+    passes = sum(max(len(one.minima), 1) for one in judged.values())
+    references = references_of(context, ranking, beliefs, training, validation)
     result = RunResult(
         run=row.id,
         version=VERSION,
@@ -170,16 +170,103 @@ def execute(
         },
         scores=str(folder.scores),
         classes_in_order=training.class_names,
-        images=DecodedImages(training.folder.name, validation.folder.name),
+        images=DecodedImages(training.folder.name, references.images.folder.name),
     )
     with replacing(folder.result) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
     scored = ScoredRun(folder, beliefs, training, validation)
-    write_map(context, scored, networks[-1], scoring.evaluation)
+    write_map(context, scored, ranking.scoring.evaluation.features, references)
     if config.figures:
         write_canaries(context, scored)
         write_figures(context, scored)
     return result
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The training set at validation minima of one kind.
+
+    Attributes:
+        scoring: what methods are given.
+        minima: the networks; empty where heads are cross-fitted on features.
+    """
+
+    scoring: ScoringContext
+    minima: tuple[Minimum, ...]
+
+
+@dataclass(frozen=True)
+class References:
+    """Images of labels that can be trusted, shown as evidence, and their features, (M, d)."""
+
+    images: LabeledImages
+    features: np.ndarray
+
+
+def judge(
+    context: RunContext, kind: MinimumKind, training: LabeledImages, validation: LabeledImages
+) -> Judged:
+    """The training set at validation minima of a kind."""
+    config = context.config
+    if config.on_features:
+        scoring = evaluate_folds(context, kind, training, validation, encoder_key(config))
+        return Judged(scoring, ())
+    networks = validation_minima(context, "erm" if kind == "erm" else config.optimizer, training, validation)
+    evaluation = evaluate_minima(context, kind, networks, training, validation)
+    scoring = ScoringContext(training.labels, len(training.class_names), evaluation, networks[-1].reliance)
+    return Judged(scoring, tuple(networks))
+
+
+def trained_network(
+    context: RunContext,
+    method: TrajectoryMethod,
+    judged: Judged,
+    training: LabeledImages,
+    validation: LabeledImages,
+) -> Minimum:
+    """The network that was trained on the given labels, for a classical method.
+
+    On features it is a head, trained for these methods alone.
+    """
+    if judged.minima:
+        return judged.minima[-1]
+    inside = context.within(score_stage(method.name))
+    return first_minimum(inside, context.config.optimizer, training, validation)
+
+
+def references_of(
+    context: RunContext,
+    judged: Judged,
+    beliefs: NoisePosterior,
+    training: LabeledImages,
+    validation: LabeledImages,
+) -> References:
+    """The validation split; without one, the images whose given labels are the surest, class by class."""
+    if len(validation) == 0:
+        surest = np.zeros(len(training), dtype=bool)
+        for label in np.unique(training.labels):
+            rows = np.flatnonzero(training.labels == label)
+            count = min(SUREST_IMAGES, -(-len(rows) // 2))
+            surest[rows[np.argsort(beliefs.wrong[rows], kind="stable")[:count]]] = True
+        validation = training.subset(surest)
+    if context.config.on_features:
+        return References(validation, feature_rows(validation))
+    inputs = ReferenceInputs(judged.minima[-1], validation)
+
+    def save(features: np.ndarray, path: Path) -> None:
+        save_file({"features": features}, path)
+
+    def read(path: Path) -> np.ndarray:
+        return load_file(path)["features"]
+
+    return References(validation, cached(context, "references", inputs, _reference_features, save, read))
+
+
+def _reference_features(inputs: ReferenceInputs, execution: Execution) -> np.ndarray:
+    execution.start(MAP)
+    images = inputs.validation.images
+    batches = read_batches(images, np.arange(len(images)), HEAD_BATCH, execution.device)
+    return torch.cat([predict(inputs.minimum.model, batch)[0].half().cpu() for _, batch in batches]).numpy()
 
 
 def stages_only(stages: tuple[str, ...], report: Report) -> Report:
@@ -206,14 +293,14 @@ def load(context: RunContext, row: RunRow) -> tuple[LabeledImages, LabeledImages
             f"{config.data.train}, its validation split or --weights changed since this run was submitted: "
             "submit it again"
         )
-    training, validation = load_splits(
-        config.data,
-        config.seed,
-        sources,
-        context.workspace.decoded,
-        lambda natural: input_size(config.model, natural),
-        image_report(DECODE, context.execution.report),
-    )
+    size = input_size(config, natural_size(sources[0]))
+
+    def read(source: Source, limit: int | None) -> LabeledImages:
+        report = image_report(DECODE, context.execution.report)
+        images = ingest(source, context.workspace.decoded, size, limit, report)
+        return embedded(context, source, images) if config.on_features else images
+
+    training, validation = load_splits(config.data, config.seed, sources, read)
     with replacing(folder.config) as temporary:
         temporary.write_text(config.to_json())
     with replacing(folder.skipped) as temporary:
@@ -247,7 +334,7 @@ def classical_scores(
         validation,
         config.parameters,
         config.damping,
-        config.mirror,
+        config.views_mirrored,
         config.seed,
     )
 
@@ -328,37 +415,36 @@ def write_transition(folder: RunFolder, training: LabeledImages, beliefs: NoiseP
         table.to_parquet(temporary, index=False)
 
 
-def write_map(context: RunContext, scored: ScoredRun, minimum: Minimum, evaluation: Evaluation) -> None:
+def write_map(context: RunContext, scored: ScoredRun, features: np.ndarray, references: References) -> None:
     """Write embedding.parquet, row for row beside scores.parquet.
 
-    Its columns are `x` and `y` on the map, and the validation images most like the image: `near_given` of its
-    given label and `near_suggested` of the suggested one (rows of the decoded split).
+    Its columns are `x` and `y` on the map, and the trusted images most like the image: `near_given` of its
+    given label and `near_suggested` of the suggested one (rows of the decoded data set).
     """
-    beliefs, training, validation = scored.beliefs, scored.training, scored.validation
+    beliefs, training = scored.beliefs, scored.training
     device = context.execution.device
-    inputs = MapInputs(minimum, evaluation.features, beliefs.wrong, validation, context.config.seed)
-    places = cached(context, MAP, inputs, _draw_map, _save_map, lambda path: FeatureMap(**load_file(path)))
-    table = pd.DataFrame(places.coordinates, columns=["x", "y"])
+    inputs = MapInputs(features, beliefs.wrong, context.config.seed)
+
+    def save(coordinates: np.ndarray, path: Path) -> None:
+        save_file({"coordinates": coordinates}, path)
+
+    def read(path: Path) -> np.ndarray:
+        return load_file(path)["coordinates"]
+
+    coordinates = cached(context, MAP, inputs, _draw_map, save, read)
+    table = pd.DataFrame(coordinates, columns=["x", "y"])
+    trusted = references.images
     for name, labels in (("near_given", training.labels), ("near_suggested", beliefs.candidates.best())):
-        neighbours = nearest(
-            evaluation.features, labels, places.references, validation.labels, EVIDENCE_IMAGES, device
-        )
-        table[name] = list(np.where(neighbours < 0, -1, validation.rows[neighbours]))
+        neighbours = nearest(features, labels, references.features, trusted.labels, EVIDENCE_IMAGES, device)
+        table[name] = list(np.where(neighbours < 0, -1, trusted.rows[neighbours]))
     with replacing(scored.folder.embedding) as temporary:
         table.to_parquet(temporary, index=False, row_group_size=ROW_GROUP)
 
 
-def _draw_map(inputs: MapInputs, execution: Execution) -> FeatureMap:
+def _draw_map(inputs: MapInputs, execution: Execution) -> np.ndarray:
     execution.start(MAP)
-    images, model = inputs.validation.images, inputs.minimum.model
-    batches = read_batches(images, np.arange(len(images)), HEAD_BATCH, execution.device)
-    references = torch.cat([predict(model, batch)[0].half().cpu() for _, batch in batches])
     suspicion = np.argsort(np.argsort(-inputs.wrong, kind="stable"))
-    return FeatureMap(embed(inputs.features, suspicion, inputs.seed), references.numpy())
-
-
-def _save_map(places: FeatureMap, path: Path) -> None:
-    save_file(vars(places), path)
+    return embed(inputs.features, suspicion, inputs.seed)
 
 
 def _named(labels: np.ndarray, images: LabeledImages) -> "pd.Categorical[str]":

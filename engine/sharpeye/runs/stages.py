@@ -5,6 +5,7 @@ from sharpeye.influence.base import MinimumKind, MinimumMethod, TrajectoryMethod
 from sharpeye.influence.methods import METHODS
 
 DECODE, PRETRAIN, BELIEFS, REFINE = "decode", "pretrain", "beliefs", "refine"
+EMBED, HEADS = "embed", "heads"
 MAP, CANARIES, FIGURES = "map", "canaries", "figures"
 
 
@@ -45,8 +46,14 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
     `Progress.stage` is always one of them.
     """
     stages = [DECODE]
+    if config.on_features:
+        stages.append(EMBED)
     for kind in minima_of(config):
         optimizer = "erm" if kind == "erm" else config.optimizer
+        if config.on_features:
+            stages += [HEADS] if kind == "erm" else [HEADS, minimum_stage(optimizer)]
+            stages += [curvature_stage(kind), score_stage(kind)]
+            continue
         if config.pretrains:
             stages.append(PRETRAIN)
         stages.append(minimum_stage(optimizer))

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sharpeye.data.dataset import JoinedImages, SelectedImages
+from sharpeye.data.dataset import Images
 
 # Mean and standard deviation of ImageNet's channels: what torchvision's weights expect, and fair for other
 # photographs.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-
-Images = np.ndarray | SelectedImages | JoinedImages
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,10 @@ class SoftLabels:
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def subset(self, rows: np.ndarray) -> "SoftLabels":
+        """The beliefs about some images."""
+        return SoftLabels(self.classes[rows], self.probabilities[rows], self.class_count)
 
 
 Labels = np.ndarray | SoftLabels

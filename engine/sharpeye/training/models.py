@@ -8,13 +8,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sharpeye.config import (
+    NAMED_WEIGHTS,
+    PACKAGED_BACKBONES,
+    SMALL,
+    SMALL_LIMIT,
+    TORCHVISION_BACKBONES,
+    RunConfig,
+    is_pretrained_backbone,
+)
 from sharpeye.errors import InputError
+from sharpeye.training.backbones import load_backbone
 from sharpeye.training.devices import in_float64
-from sharpeye.vision import torchvision_module
 
-TORCHVISION_BACKBONES = ("resnet18", "resnet34", "resnet50", "convnext_tiny", "vit_b_16")
-BACKBONE_SIZE = 224
-SMALL_LIMIT = 64
+SMALLEST_SIDE = 16
+PREFIXES = ("", "features.", "features.1.")
 WIDTHS = (64, 256, 256)
 
 
@@ -42,19 +50,13 @@ class Scale(nn.Module):
         return values * self.factor
 
 
-def input_size(model: str, natural: int) -> int:
-    """Pixels per side that a model is fed, given the images' own largest side."""
-    return min(max(natural, 16), SMALL_LIMIT) if model == "small" else BACKBONE_SIZE
-
-
-def build_model(name: str, classes: int, weights: str | None, seed: int) -> Classifier:
+def build_model(name: str, classes: int, weights: str, seed: int) -> Classifier:
     """A classifier by name.
 
     Args:
-        name: `small`, a torchvision backbone of TORCHVISION_BACKBONES, or `timm:NAME` (extra `timm`).
+        name: `small`, a packaged backbone, one of TORCHVISION_BACKBONES, or `timm:NAME`.
         classes: number of classes C.
-        weights: None (random), `pretrained` (downloaded ImageNet weights), or a state dict file
-            (.safetensors, .pt).
+        weights: `random`, `pretrained` (packaged or downloaded), or a state dict file (.safetensors, .pt).
         seed: seed of the random weights.
 
     Raises:
@@ -62,23 +64,41 @@ def build_model(name: str, classes: int, weights: str | None, seed: int) -> Clas
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == "small":
+        if name == SMALL:
             if weights == "pretrained":
                 raise InputError(
                     "--weights pretrained: the small model has no published weights; leave --weights out"
                 )
             model = small_network(classes)
-        elif name in TORCHVISION_BACKBONES:
-            model = _torchvision_backbone(name, classes, weights == "pretrained")
-        elif name.startswith("timm:"):
-            model = _timm_backbone(name.removeprefix("timm:"), classes, weights == "pretrained")
+        elif is_pretrained_backbone(name):
+            backbone = load_backbone(name, weights == "pretrained")
+            model = Classifier(backbone.network, nn.Linear(backbone.width, classes))
         else:
-            known = ", ".join(("small", *TORCHVISION_BACKBONES, "timm:NAME"))
+            known = ", ".join((SMALL, *PACKAGED_BACKBONES, *TORCHVISION_BACKBONES, "timm:NAME"))
             raise InputError(f"--model {name}: unknown; choose one of {known}")
-    if weights not in (None, "pretrained"):
-        _load_weights(model, Path(weights).expanduser())
+    if weights not in NAMED_WEIGHTS:
+        load_weights(model, Path(weights).expanduser())
     channels_last: Classifier = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return channels_last
+
+
+def input_size(config: RunConfig, natural: int) -> int | None:
+    """Pixels per side to decode images to; None where a network is frozen, and fed from the source itself.
+
+    Args:
+        config: a resolved one.
+        natural: the images' own largest side.
+
+    Raises:
+        InputError: no such model.
+    """
+    if config.on_features:
+        return None
+    if config.data.image_size:
+        return config.data.image_size
+    if config.model == SMALL:
+        return min(max(natural, SMALLEST_SIDE), SMALL_LIMIT)
+    return load_backbone(config.model, pretrained=False).preparation.framing.side
 
 
 def small_network(classes: int, widths: tuple[int, int, int] = WIDTHS) -> Classifier:
@@ -126,41 +146,7 @@ def whiten(model: Classifier, images: Tensor, epsilon: float = 5e-4) -> None:
     first.weight.requires_grad_(False)
 
 
-def _torchvision_backbone(name: str, classes: int, pretrained: bool) -> Classifier:
-    models = torchvision_module("models")
-    try:
-        network = models.get_model(name, weights="DEFAULT" if pretrained else None)
-    except OSError as error:
-        raise InputError(
-            f"--weights pretrained: the weights of {name} cannot be downloaded ({error}); "
-            "give a file with --weights FILE.safetensors, or leave --weights out"
-        ) from error
-    if name.startswith("resnet"):
-        width, network.fc = network.fc.in_features, nn.Identity()
-    elif name.startswith("convnext"):
-        width, network.classifier[-1] = network.classifier[-1].in_features, nn.Identity()
-    else:
-        width, network.heads = network.hidden_dim, nn.Identity()
-    return Classifier(network, nn.Linear(width, classes))
-
-
-def _timm_backbone(name: str, classes: int, pretrained: bool) -> Classifier:
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(f"--model timm:{name} needs the extra: pip install 'sharpeye[timm]'") from error
-    if name not in timm.list_models():
-        raise InputError(f"--model timm:{name}: timm has no such model")
-    try:
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"--weights pretrained: the weights of timm:{name} cannot be had ({error})"
-        ) from error
-    return Classifier(network, nn.Linear(network.num_features, classes))
-
-
-def _load_weights(model: Classifier, path: Path) -> None:
+def load_weights(model: Classifier, path: Path) -> None:
     """Load a user's state dict; its head is left out where it is for another number of classes."""
     if not path.is_file():
         raise InputError(f"--weights {path}: no such file")
@@ -177,7 +163,9 @@ def _load_weights(model: Classifier, path: Path) -> None:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"--weights {path}: expected a state dict of tensors")
     own = model.state_dict()
-    prefixed = {key if key in own else f"features.{key}": value for key, value in state.items()}
+    # A backbone may stand alone, or behind what normalises its images.
+    places = {key: next((p + key for p in PREFIXES if p + key in own), key) for key in state}
+    prefixed = {places[key]: value for key, value in state.items()}
     fitting = {key: value for key, value in prefixed.items() if key in own and own[key].shape == value.shape}
     lacking = [key for key in own if key not in fitting and not key.startswith("head.")]
     if lacking:

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sharpeye.data.dataset import Images
 from sharpeye.files import replacing
 from sharpeye.progress import Progress, Report, ignore
-from sharpeye.training.batches import Images, Labels, augment, read_batches, read_labels
+from sharpeye.training.batches import Labels, augment, read_batches, read_labels
 from sharpeye.training.devices import autocast, generator
 from sharpeye.training.models import Classifier
 from sharpeye.training.optimizers import erm_gradient, lpf_gradient, sam_gradient

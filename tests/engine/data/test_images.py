@@ -28,7 +28,7 @@ def png_header(width: int, height: int) -> bytes:
 
 def test_same_size_keeps_pixels() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(decode(encoded(Image.fromarray(pixels)), 20)[0], pixels)
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(pixels)), 20).pixels, pixels)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA", "I;16"])
@@ -38,7 +38,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
         if mode == "I;16"
         else Image.new("RGB", (9, 12), (156, 156, 156)).convert(mode)
     )
-    pixels, _ = decode(encoded(image, "TIFF" if mode == "CMYK" else "PNG"), 8)
+    pixels = decode(encoded(image, "TIFF" if mode == "CMYK" else "PNG"), 8).pixels
     assert pixels.shape == (8, 8, 3)
     assert pixels.dtype == np.uint8
     assert abs(int(pixels.mean()) - 156) <= 3 or mode == "1"
@@ -47,7 +47,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 def test_shorter_side_is_scaled_and_the_middle_kept() -> None:
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = 255
-    assert decode(encoded(Image.fromarray(pixels)), 10)[0].min() == 255
+    assert decode(encoded(Image.fromarray(pixels)), 10).pixels.min() == 255
 
 
 @pytest.mark.parametrize(

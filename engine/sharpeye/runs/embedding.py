@@ -1,0 +1,62 @@
+"""The stage that turns images into features of a frozen network, once for all runs on the same images."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from sharpeye.config import VERSION, RunConfig, digest
+from sharpeye.data.dataset import LabeledImages
+from sharpeye.data.sources import Source
+from sharpeye.errors import InputError
+from sharpeye.progress import image_report
+from sharpeye.runs.context import RunContext, with_smaller_batches
+from sharpeye.runs.stages import EMBED
+from sharpeye.training.features import build_encoder, open_features, write_features
+
+
+def encoder_key(config: RunConfig) -> str:
+    """What identifies the frozen network of a resolved configuration, and how images are shown to it."""
+    return digest(VERSION, config.model, config.weights_key, config.data.image_size, config.mirror)
+
+
+def embedded(context: RunContext, source: Source, images: LabeledImages) -> LabeledImages:
+    """The images of a source with their features, (N, d), in the place of pixels.
+
+    Args:
+        context: of the run.
+        source: that the images were read from.
+        images: all of a decoded data set.
+
+    Raises:
+        InputError: the backbone cannot be had, an image is not there any more, or the disk has no room.
+    """
+    config, execution = context.config, context.execution
+    key = digest(images.folder.name, encoder_key(config))
+    path = context.workspace.artifact("features", key, ".f16")
+    if not path.exists():
+        device = execution.device
+        execution.start(EMBED)
+        encoder = build_encoder(
+            config.model, str(config.weights), config.data.image_size, config.mirror, device
+        )
+        needed, free = 2 * encoder.width * len(images), shutil.disk_usage(images.folder).free
+        if needed > free:
+            raise InputError(
+                f"{images.name}: the features need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+                "lower --limit, or move --workspace"
+            )
+        table = pd.read_parquet(images.folder / "table.parquet", columns=["source_row"])
+        rows, report = table["source_row"].to_numpy(), image_report(EMBED, execution.report)
+
+        def attempt(divisor: int) -> None:
+            write_features(source, rows, encoder, path, device, report, divisor)
+
+        with_smaller_batches(attempt, execution.note)
+    return replace(images, images=open_features(path, len(images)))
+
+
+def feature_rows(images: LabeledImages) -> np.ndarray:
+    """The features of embedded images, float16, (N, d); those of a whole data set stay memory-mapped."""
+    return images.images if isinstance(images.images, np.ndarray) else images.images[np.arange(len(images))]

@@ -1,0 +1,344 @@
+"""Cross-fitting on frozen features: every image is judged by a head that did not see its label.
+
+Each fold's validation risk is that of the other folds, under what is believed of their labels, and of the
+trusted images. So a clean split is welcome, and not needed: the noise posterior says how far each given label
+can be trusted. Influence is taken at the minimum of that risk.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from safetensors.torch import load_file as load_torch_file
+from safetensors.torch import save_file as save_torch_file
+
+from sharpeye.curvature.fit import fit_curvature
+from sharpeye.data.dataset import Images, JoinedImages, LabeledImages, SelectedImages
+from sharpeye.influence.base import Candidates, Evaluation, MinimumKind, ScoringContext
+from sharpeye.influence.evaluation import candidate_classes, evaluate
+from sharpeye.influence.noise_posterior import RELIANCE, noise_posterior
+from sharpeye.progress import ImageReport, Progress, image_report
+from sharpeye.runs.artifacts import cached
+from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
+from sharpeye.runs.embedding import feature_rows
+from sharpeye.runs.minimum import load_evaluation, soft_labels
+from sharpeye.runs.stages import HEADS, curvature_stage, minimum_stage, score_stage
+from sharpeye.training.batches import SoftLabels
+from sharpeye.training.heads import Head, choose_ridge, fit_head, log_probabilities, zero_head
+from sharpeye.training.trainer import TrainingPlan, train
+
+FOLDS = 5
+# Flat training from the minimum of the convex risk.
+FLAT_EPOCHS = 5
+FLAT_LEARNING_RATE = 0.3
+FLAT_BATCH = 256
+
+
+@dataclass(frozen=True)
+class HeadInputs:
+    """All that decides the heads.
+
+    Attributes:
+        training: whose labels are in doubt.
+        validation: whose labels are trusted; may be empty.
+        encoder: what identifies their features.
+        optimizer: how a minimum is reached: `erm`, `sam` or `lpf-sgd`.
+        seed: of the folds and of flat training.
+        device: type of the device.
+    """
+
+    training: LabeledImages
+    validation: LabeledImages
+    encoder: str
+    optimizer: str
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A head for each fold, and what identifies them.
+
+    Attributes:
+        heads: K of them.
+        fold: of each training image, (N,).
+        ridge: of their risk.
+        inputs: what decided them.
+    """
+
+    heads: tuple[Head, ...]
+    fold: np.ndarray
+    ridge: float
+    inputs: HeadInputs
+
+
+@dataclass(frozen=True)
+class HeadEvaluationInputs:
+    """All that decides the evaluation of images by the heads of their folds."""
+
+    heads: HeadInputs
+    curvature: str
+    damping: float
+    candidates: bool
+
+
+def evaluate_folds(
+    context: RunContext, kind: MinimumKind, training: LabeledImages, validation: LabeledImages, encoder: str
+) -> ScoringContext:
+    """The training set as methods are given it, each image at the minimum of its own fold.
+
+    Args:
+        context: of the run.
+        kind: how the minimum is reached.
+        training: features in the place of images.
+        validation: the same, trusted; may be empty.
+        encoder: what identifies the features.
+    """
+    inputs = _evaluation_inputs(context, kind, training, validation, encoder)
+
+    def compute(inputs: HeadEvaluationInputs, execution: Execution) -> Evaluation:
+        return _evaluated(_heads(context, inputs.heads), inputs, kind, execution)
+
+    evaluation = cached(context, "fold-evaluation", inputs, compute, _save_evaluation, load_evaluation)
+    evaluation = replace(evaluation, features=feature_rows(training))
+    return ScoringContext(training.labels, len(training.class_names), evaluation, RELIANCE)
+
+
+def evaluate_held(
+    context: RunContext,
+    kind: MinimumKind,
+    training: LabeledImages,
+    validation: LabeledImages,
+    encoder: str,
+    held: LabeledImages,
+) -> Evaluation:
+    """Other images at the minimum of one fold, for arguments of `evaluate_folds`."""
+    inputs, execution = _evaluation_inputs(context, kind, training, validation, encoder), context.execution
+    heads = _heads(context, inputs.heads)
+    others = JoinedImages(training.subset(heads.fold != 0).images, validation.images)
+    report = image_report(score_stage(kind), execution.report)
+    return evaluated_at(heads.heads[0], others, held, np.arange(len(held)), inputs, execution, report)
+
+
+def _evaluation_inputs(
+    context: RunContext, kind: MinimumKind, training: LabeledImages, validation: LabeledImages, encoder: str
+) -> HeadEvaluationInputs:
+    config = context.config
+    optimizer, device = "erm" if kind == "erm" else config.optimizer, context.execution.device.type
+    heads = HeadInputs(training, validation, encoder, optimizer, config.seed, device)
+    return HeadEvaluationInputs(heads, config.curvature, config.damping, config.candidates)
+
+
+def _heads(context: RunContext, inputs: HeadInputs) -> Heads:
+    """The heads of all folds; read where they were fitted before."""
+
+    def load(path: Path) -> Heads:
+        return _load_heads(path, inputs, context.execution.device)
+
+    return cached(context, "heads", inputs, _fit_heads, _save_heads, load)
+
+
+def assign_folds(labels: np.ndarray, hashes: np.ndarray, seed: int) -> np.ndarray:
+    """A fold for each image, balanced within each class, (N,).
+
+    Copies of an image share a fold, so that none is judged by a head that learned its copy's label.
+    """
+    rng = np.random.default_rng(seed)
+    _, first, copy_of = np.unique(hashes, return_index=True, return_inverse=True)
+    fold = np.zeros(len(first), dtype=np.int64)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels[first] == label))
+        fold[rows] = (np.arange(len(rows)) + rng.integers(FOLDS)) % FOLDS
+    return fold[copy_of]
+
+
+def _fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
+    """Heads on the given labels first, then on the beliefs that these heads lead to."""
+    training, validation, device = inputs.training, inputs.validation, execution.device
+    class_count, count = len(training.class_names), len(training)
+    features = JoinedImages(training.images, validation.images)
+    labels = np.concatenate([training.labels, validation.labels])
+    fold = assign_folds(training.labels, training.hashes, inputs.seed)
+    trusted = np.arange(count, len(features))
+    learned = [np.concatenate([np.flatnonzero(fold != number), trusted]) for number in range(FOLDS)]
+    total, done = 2 * FOLDS + 1, 0
+
+    def advance(part: str) -> None:
+        nonlocal done
+        execution.report(Progress(HEADS, done, total, "head", part=part))
+        done += 1
+
+    advance("choosing the ridge")
+    start = zero_head(features, np.arange(len(features)), class_count, device)
+    held = np.flatnonzero(fold == 0)
+    ridge, start = choose_ridge(features, labels, learned[0], held, start, device)
+    heads = []
+    for rows in learned:
+        advance("on the given labels")
+        heads.append(fit_head(features, rows, labels, start, ridge, device))
+    beliefs = believed(training, heads, fold, device)
+    soft = soft_labels(beliefs, validation.labels, class_count)
+    for number, rows in enumerate(learned):
+        advance("on beliefs")
+        heads[number] = fit_head(features, rows, soft, heads[number], ridge, device)
+    if inputs.optimizer != "erm":
+        heads = [
+            flattened(head, features, rows, soft, ridge, inputs, execution)
+            for head, rows in zip(heads, learned, strict=True)
+        ]
+    return Heads(tuple(heads), fold, ridge, inputs)
+
+
+def believed(
+    training: LabeledImages, heads: list[Head], fold: np.ndarray, device: torch.device
+) -> Candidates:
+    """−log of the noise posterior of every candidate label, by heads that did not see the image's own."""
+    classes, losses = [], []
+    order = [np.flatnonzero(fold == number) for number in range(len(heads))]
+    for head, rows in zip(heads, order, strict=True):
+        minus_log = torch.from_numpy(-log_probabilities(head, training.images, rows, device))
+        chosen = candidate_classes(minus_log, torch.from_numpy(training.labels[rows]))
+        classes.append(chosen.numpy())
+        losses.append(minus_log.gather(1, chosen).numpy())
+    back = np.argsort(np.concatenate(order))
+    candidates = Candidates(np.concatenate(classes)[back], np.concatenate(losses)[back])
+    return noise_posterior(candidates, training.labels, len(training.class_names), 1.0, RELIANCE).candidates
+
+
+def flattened(
+    head: Head,
+    features: JoinedImages,
+    rows: np.ndarray,
+    labels: SoftLabels,
+    ridge: float,
+    inputs: HeadInputs,
+    execution: Execution,
+) -> Head:
+    """A head moved from the minimum of its risk to where the surroundings are low too, by `optimizer`."""
+    model = head.classifier()
+    plan = TrainingPlan(
+        epochs=FLAT_EPOCHS,
+        optimizer=inputs.optimizer,
+        learning_rate=FLAT_LEARNING_RATE,
+        batch_size=max(2, min(FLAT_BATCH, len(rows) // 4)),
+        weight_decay=ridge,
+        snapshots=0,
+    )
+    with TemporaryDirectory() as folder:
+        train(
+            model,
+            SelectedImages(features, rows),
+            labels.subset(rows),
+            plan,
+            seed=inputs.seed,
+            device=execution.device,
+            checkpoint=Path(folder) / "head.safetensors",
+            stage=minimum_stage(inputs.optimizer),
+            report=execution.report,
+        )
+    return replace(head, weight=model.head.weight.detach(), bias=model.head.bias.detach())
+
+
+def _evaluated(heads: Heads, inputs: HeadEvaluationInputs, kind: str, execution: Execution) -> Evaluation:
+    """The training set, each image by the head of its fold, in the order of the training set."""
+    training, validation = inputs.heads.training, inputs.heads.validation
+    parts, order, done = [], [], 0
+    report = image_report(score_stage(kind), execution.report)
+    for number, head in enumerate(heads.heads):
+        held = np.flatnonzero(heads.fold == number)
+        others = training.subset(heads.fold != number).images
+        before = done
+
+        def advance(rows: int, total: int, before: int = before) -> None:
+            report(before + rows, len(training))
+
+        execution.start(curvature_stage(kind))
+        at = evaluated_at(
+            head, JoinedImages(others, validation.images), training, held, inputs, execution, advance
+        )
+        parts.append(at)
+        order.append(held)
+        done += len(held)
+    return joined_evaluation(parts, np.argsort(np.concatenate(order)))
+
+
+def evaluated_at(
+    head: Head,
+    learned: Images,
+    images: LabeledImages,
+    rows: np.ndarray,
+    inputs: HeadEvaluationInputs,
+    execution: Execution,
+    report: ImageReport,
+) -> Evaluation:
+    """Evaluation of some images at a head, with the curvature of the risk over the features it learned."""
+    model, device = head.classifier(), execution.device
+
+    def attempt(divisor: int) -> Evaluation:
+        curvature = fit_curvature(
+            model, inputs.curvature, "head", learned, inputs.damping, device, inputs.heads.seed, divisor
+        )
+        return evaluate(
+            model,
+            curvature,
+            SelectedImages(images.images, rows),
+            images.labels[rows],
+            parameters="head",
+            all_candidates=inputs.candidates,
+            mirrored=False,
+            device=device,
+            report=report,
+            divisor=divisor,
+        )
+
+    return with_smaller_batches(attempt, execution.note)
+
+
+def joined_evaluation(parts: list[Evaluation], order: np.ndarray) -> Evaluation:
+    """Evaluations of disjoint images as one: its image i is image order[i] of theirs, one after the other."""
+
+    def joined(arrays: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(arrays)[order]
+
+    leverage = [part.leverage for part in parts if part.leverage is not None]
+    return Evaluation(
+        classes=joined([part.classes for part in parts]),
+        losses=joined([part.losses for part in parts]),
+        influence=joined([part.influence for part in parts]),
+        leverage=joined(leverage) if leverage else None,
+        features=joined([part.features for part in parts]),
+        seconds=sum(part.seconds for part in parts),
+        memory_mb=max(part.memory_mb for part in parts),
+    )
+
+
+def _save_heads(heads: Heads, path: Path) -> None:
+    tensors = {
+        "weights": torch.stack([head.weight for head in heads.heads]),
+        "biases": torch.stack([head.bias for head in heads.heads]),
+        "centre": heads.heads[0].centre,
+        "scale": torch.tensor(heads.heads[0].scale, dtype=torch.float64),
+        "fold": torch.from_numpy(heads.fold),
+        "ridge": torch.tensor(heads.ridge, dtype=torch.float64),
+    }
+    save_torch_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path)
+
+
+def _load_heads(path: Path, inputs: HeadInputs, device: torch.device) -> Heads:
+    tensors = load_torch_file(path)
+    centre, scale = tensors["centre"].to(device), float(tensors["scale"])
+    heads = tuple(
+        Head(weight.to(device), bias.to(device), centre, scale)
+        for weight, bias in zip(tensors["weights"], tensors["biases"], strict=True)
+    )
+    return Heads(heads, tensors["fold"].numpy(), float(tensors["ridge"]), inputs)
+
+
+def _save_evaluation(evaluation: Evaluation, path: Path) -> None:
+    """All but the features, which are kept as they came."""
+    values = {name: np.asarray(value) for name, value in vars(evaluation).items() if value is not None}
+    del values["features"]
+    save_file(values, path)
