@@ -192,18 +192,25 @@ class RunConfig:
         """
         return cls.of(**json.loads(text))
 
-    def resolved(self, natural_size: int) -> "RunConfig":
+    def resolved(self, natural_size: int, clean_split: bool) -> "RunConfig":
         """The same with what was left open decided by the images.
 
-        A model: `small` up to SMALL_LIMIT pixels a side, else PHOTOGRAPHS. Weights: published ones, where the
-        model has any. Tuning: heads on frozen features where the weights are published ones. Methods by the
-        tuning.
+        A model: `small` up to SMALL_LIMIT pixels a side where there is a clean split, else PHOTOGRAPHS.
+        Weights: published ones, where the model has any. Tuning: heads on frozen features where the weights
+        are published ones. Methods by the tuning.
 
         Args:
             natural_size: the images' own largest side.
+            clean_split: whether there are images of trusted labels.
+
+        Raises:
+            InputError: no such model.
         """
-        small = SMALL if natural_size <= SMALL_LIMIT else PHOTOGRAPHS
-        model = small if self.model == AUTO else self.model
+        if self.model not in (AUTO, SMALL) and not is_pretrained_backbone(self.model):
+            known = ", ".join((AUTO, SMALL, *PACKAGED_BACKBONES, *TORCHVISION_BACKBONES, "timm:NAME"))
+            raise InputError(f"--model {self.model}: unknown; choose one of {known}")
+        fitting = SMALL if natural_size <= SMALL_LIMIT and clean_split else PHOTOGRAPHS
+        model = fitting if self.model == AUTO else self.model
         weights = self.weights or ("random" if model == SMALL else "pretrained")
         tune = self.tune or ("head" if weights == "pretrained" else "all")
         methods = self.methods or (HEAD_METHODS if tune == "head" else DEFAULT_METHODS)

@@ -46,7 +46,7 @@ CHECKED = (
     "Another source of clean images",
     "A share of the training labels can be trusted",
     "Its own split",
-    "None yet: help me make one",
+    "None",
 )
 CONFIRM_COLUMNS = 4
 STAGES = {"start": "Reading the source", "decode": "Reading images", "measure speed": "Measuring the speed"}
@@ -90,7 +90,12 @@ def ask_source() -> RunConfig | None:
                 "True label column", placeholder="none", help="Only to measure quality; no method reads it"
             )
             options["true_label_column"] = _typed(true_labels)
-        how = st.radio("Clean validation split", CHECKED)
+        how = st.radio("Clean validation split", CHECKED, index=CHECKED.index("None"))
+        if how == CHECKED[3]:
+            st.caption(
+                "Sharpeye then judges every image by a model that learned from the others. It finds "
+                "scattered errors nearly as well, but cannot see where a class is mislabelled as a whole."
+            )
         validation = None
         if how == CHECKED[0]:
             validation = (
@@ -142,13 +147,12 @@ def show_inspection(key: str, config: RunConfig, inspection: Inspection) -> None
             f"Images that occur more than once with different labels: {inspection.contradictions:,}. "
             "One of these labels is wrong."
         )
-    if validation:
-        st.page_link(
-            "views/run.py",
-            label="Everything is there: go to Run",
-            icon=":material/play_circle:",
-            query_params={"data": key},
-        )
+    st.page_link(
+        "views/run.py",
+        label="Everything is there: go to Run" if validation else "Go to Run, without a clean split",
+        icon=":material/play_circle:",
+        query_params={"data": key},
+    )
     counts = {"training": training.counts} | ({"validation": validation.counts} if validation else {})
     st.plotly_chart(data_plots.class_counts(names, counts), alt="Images per class", key="counts")
     if inspection.skipped:
@@ -174,11 +178,11 @@ def confirm_split(key: str, config: RunConfig, inspection: Inspection) -> None:
     answers: dict[int, dict[int, str | None]] = {}
     if path.exists():
         answers = msgspec.json.decode(path.read_bytes(), type=dict[int, dict[int, str | None]])
-    st.subheader("No clean split yet: make one")
+    st.subheader("Or make a clean split first")
     st.write(
-        "Sharpeye needs a few images of every class whose labels you have checked. Below is a sample, one "
-        "class at a "
-        "time. Correct a label that is wrong, or leave the image out where nobody could tell."
+        "A few images of every class whose labels you have checked show whether a class is mislabelled as "
+        "a whole. Below is a sample, one class at a time. Correct a label that is wrong, or leave the image "
+        "out where nobody could tell."
     )
     labels = list(training.sample)
     left = [label for label in labels if label not in answers]

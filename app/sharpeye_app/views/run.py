@@ -7,18 +7,23 @@ from dataclasses import replace
 import streamlit as st
 
 from sharpeye.config import (
+    AUTO,
     BUDGETS,
     CLASSICAL_METHODS,
     CURVATURES,
     DEMO_METHODS,
     OPTIMIZERS,
+    PACKAGED_BACKBONES,
     PARAMETERS,
+    SMALL,
+    TORCHVISION_BACKBONES,
     RunConfig,
 )
+from sharpeye.costs import RunEstimate
 from sharpeye.errors import InputError
 from sharpeye.quality import MAIN_METRICS, METRIC_TITLES
 from sharpeye.runs import store
-from sharpeye.runs.inspection import inspections
+from sharpeye.runs.inspection import Inspection, inspections
 from sharpeye.runs.result import OutdatedResult, RunResult, read_result
 from sharpeye.runs.stages import stages_of
 from sharpeye.runs.store import FINISHED, RunRow
@@ -27,7 +32,8 @@ from sharpeye_app.parts import plain
 from sharpeye_app.readers import all_runs, workspace
 from sharpeye_app.submission import submit
 
-MODELS = ("small", "resnet18", "resnet34", "resnet50", "convnext_tiny", "vit_b_16")
+MODELS = (AUTO, SMALL, *PACKAGED_BACKBONES, *TORCHVISION_BACKBONES)
+TUNED = {None: "by the weights", "head": "a head on frozen features", "all": "the whole network"}
 ICONS = {"done": "✓", "failed": "✗", "canceled": "–", "running": "●", "queued": "…"}
 LOG_LINES = 40
 
@@ -42,7 +48,33 @@ def duration(seconds: float) -> str:
 def dataset_title(config: RunConfig) -> str:
     """A data set in a few words."""
     validation = config.data.validation
-    return f"{config.data.train.title} · {validation.title if validation else 'its own validation split'}"
+    return f"{config.data.train.title} · {validation.title if validation else 'its own split, if any'}"
+
+
+def ask_model(inspection: Inspection) -> str:
+    """The model, with what it would take where that was measured."""
+    estimates = {one.model: one for one in inspection.estimates}
+
+    def title(name: str) -> str:
+        shown = inspection.model if name == AUTO else name
+        cost = estimates.get(shown)
+        text = f"{AUTO}: {shown}" if name == AUTO else name
+        if cost is None:
+            return f"{text} (downloaded)"
+        return f"{text}, {'about ' + duration(cost.budgets['standard'].seconds)}"
+
+    return (
+        st.selectbox(
+            "Model",
+            MODELS,
+            format_func=title,
+            accept_new_options=True,
+            help="small is trained from nothing, on images up to 64 pixels. The others were trained on "
+            "ImageNet; the two EfficientNets are installed with Sharpeye. Any name of timm can be typed, as "
+            "timm:NAME.",
+        )
+        or AUTO
+    )
 
 
 def ask_config(data: RunConfig) -> RunConfig:
@@ -52,15 +84,18 @@ def ask_config(data: RunConfig) -> RunConfig:
             "Methods (the first ranks the images)",
             [*DEMO_METHODS, *CLASSICAL_METHODS],
             list(data.methods),
+            placeholder="The usual ones",
             help="lissa, tracin, datainf and gex are what the paper compares with; they take minutes more.",
         )
         first, second = st.columns(2)
-        model = first.selectbox(
-            "Model",
-            MODELS,
-            help="small: images up to 64 pixels, trained from nothing. Others are torchvision's.",
+        tune = first.selectbox(
+            "Train",
+            TUNED,
+            format_func=TUNED.__getitem__,
+            help="A head takes seconds once the features are there. The whole network takes a GPU, or "
+            "patience.",
         )
-        weights = first.text_input("Weights", placeholder="'pretrained', or a state dict file")
+        weights = first.text_input("Weights", placeholder="'random', or a state dict file")
         device = first.text_input("Device", "auto", help="auto, cpu, cuda, cuda:1 or mps")
         seed = first.number_input("Seed", 0, 2**31 - 1, 0)
         optimizer = second.selectbox(
@@ -78,8 +113,8 @@ def ask_config(data: RunConfig) -> RunConfig:
     return replace(
         data,
         methods=tuple(methods),
-        model=model,
         weights=weights.strip() or None,
+        tune=tune,
         optimizer=optimizer,
         parameters=parameters,
         curvature=curvature,
@@ -91,11 +126,17 @@ def ask_config(data: RunConfig) -> RunConfig:
     )
 
 
+def ask_budget(costs: dict[str, RunEstimate] | None) -> str:
+    """How long to train a whole network."""
+    times = None if costs is None else [f"about {duration(costs[name].seconds)}" for name in BUDGETS]
+    return st.radio("Budget", BUDGETS, BUDGETS.index("standard"), captions=times, horizontal=True)
+
+
 def start_form() -> None:
-    """Choose data and budget, and start."""
-    ready = [one for one in inspections(workspace()) if one.report.result and one.report.result.validation]
+    """Choose data and model, and start."""
+    ready = [one for one in inspections(workspace()) if one.report.result]
     if not ready:
-        st.info("Choose images on the Data page first: a training set, and a few trusted labels.")
+        st.info("Choose images on the Data page first.")
         st.page_link("views/data.py", label="Go to Data", icon=":material/folder_open:")
         return
     keys = [one.key for one in ready]
@@ -108,22 +149,29 @@ def start_form() -> None:
     )
     inspection = ready[at].report.result
     assert inspection is not None
-    assert inspection.validation is not None
-    times = [f"about {duration(inspection.estimates[name].seconds)}" for name in BUDGETS]
-    budget = st.radio("Budget", BUDGETS, BUDGETS.index("standard"), captions=times, horizontal=True)
-    config = replace(ask_config(ready[at].config), budget=budget)
-    memory = inspection.estimates[budget].memory_mb
-    larger = "" if config.model == "small" else " Larger models take many times as long without a GPU."
-    st.caption(
-        f"{inspection.training.images:,} images to judge by {inspection.validation.images:,} trusted ones. "
-        "Time and memory "
-        f"(about {memory / 1000:.1f} GB) are estimated for the small model from a few steps on this "
-        f"machine.{larger}"
-    )
+    model = ask_model(inspection)
+    above = st.container()
+    config = replace(ask_config(ready[at].config), model=model)
+    chosen = config.resolved(inspection.image_size, inspection.validation is not None)
+    known = [one for one in inspection.estimates if (one.model, one.tune) == (chosen.model, chosen.tune)]
+    costs = known[0].budgets if known else None
+    if not chosen.on_features:
+        with above:
+            config = replace(config, budget=ask_budget(costs))
+    validation = inspection.validation
+    trusted = f"{validation.images:,} trusted ones" if validation else "no clean split"
+    facts = f"{inspection.training.images:,} images, {trusted}. "
+    if costs is None:
+        facts += "What this model takes was not measured here."
+    else:
+        cost = costs[config.budget]
+        facts += (
+            f"About {duration(cost.seconds)}, {cost.memory_mb / 1000:.1f} GB of memory and "
+            f"{cost.disk_mb / 1000:.1f} GB on disk, estimated from a few steps on this machine."
+        )
+    st.caption(facts)
     if st.button("Start", type="primary", icon=":material/play_arrow:"):
         try:
-            if not config.methods:
-                raise InputError("choose at least one method")
             with st.spinner("Starting…"):
                 run = submit(config)
             st.query_params["run"] = run

@@ -10,6 +10,7 @@ import msgspec
 
 from sharpeye.api import submit
 from sharpeye.commands.options import BUDGET, DEVICE, JSON, LIMIT, WORKSPACE, method_names
+from sharpeye.commands.photographs import photos, roman
 from sharpeye.commands.waiting import result_of
 from sharpeye.config import CLASSICAL_METHODS, DEFAULT_METHODS, RunConfig, RunOptions
 from sharpeye.errors import InputError
@@ -89,6 +90,10 @@ def bench() -> None:
     Example:
       sharpeye bench cifar10n --data cifar10n/ --noise worse --seeds 3
     """
+
+
+bench.add_command(photos)
+bench.add_command(roman)
 
 
 @bench.command()

@@ -4,6 +4,7 @@ exactly."""
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -233,7 +234,13 @@ def _add_moment(total: Tensor, rows: Tensor) -> None:
 def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of a symmetric matrix, given on and above its diagonal."""
     # In float32 the eigensolver fails to converge on factors with many nearly equal eigenvalues.
-    values, vectors = torch.linalg.eigh(in_float64(matrix), UPLO="U")
+    wide = in_float64(matrix)
+    try:
+        values, vectors = torch.linalg.eigh(wide, UPLO="U")
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # On some processors it does in float64 too, where many rows are zero; another algorithm does not.
+        pair = scipy.linalg.eigh(wide.cpu().numpy(), lower=False, driver="evr")
+        values, vectors = (torch.from_numpy(part) for part in pair)
     return values.clamp_min(0).to(matrix), vectors.to(matrix)
 
 

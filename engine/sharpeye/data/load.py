@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sharpeye.config import DataConfig, SourceOptions
-from sharpeye.data.dataset import LabeledImages
+from sharpeye.config import PHOTOGRAPHS, DataConfig, RunConfig, SourceOptions, is_pretrained_backbone
+from sharpeye.data.dataset import LabeledImages, natural_size
 from sharpeye.data.sources import Source, open_source
 from sharpeye.data.splits import by_column, by_list, by_share, reconcile
 from sharpeye.errors import InputError
@@ -62,6 +62,34 @@ def open_validation(data: DataConfig, training: Source) -> Source | None:
     root = SourceOptions(torchvision_root=data.options.torchvision_root)
     options = data.options if own and not isinstance(spec, DemoSource) else root
     return open_source(spec, replace(options, human_labels=None), default_split="validation")
+
+
+def fitted(config: RunConfig, training: Source) -> RunConfig:
+    """A configuration whose model, tuning and methods fit its images.
+
+    Where there is no clean split and heads are trained, they do without one.
+
+    Raises:
+        InputError: an option does not fit the tuning.
+    """
+    lacking = lacks_validation(config.data, training)
+    clean = not (lacking or isinstance(config.data.validation, NoValidation))
+    config = config.resolved(natural_size(training), clean)
+    if not config.on_features:
+        if isinstance(config.data.validation, NoValidation):
+            raise InputError(
+                "--validation none needs --tune head, on the features of a pre-trained backbone: add "
+                f"--model {PHOTOGRAPHS}"
+            )
+        return config
+    if not is_pretrained_backbone(config.model) or config.weights == "random":
+        raise InputError(
+            f"--tune head needs a pre-trained backbone, not {config.model} with {config.weights} weights: "
+            f"use --model {PHOTOGRAPHS} or --tune all"
+        )
+    if config.parameters != "head":
+        raise InputError(f"--parameters {config.parameters} needs --tune all: only a head is trained here")
+    return replace(config, data=replace(config.data, validation=NoValidation())) if lacking else config
 
 
 def load_splits(

@@ -8,40 +8,49 @@ from torch.nn.functional import normalize
 
 MAP_IMAGES = 50_000
 SUSPECTS_ON_MAP = 10_000
+SEED = 0
 NEIGHBOURS = 15
 COMPONENTS = 50
 CHUNK = 4096
 
 
-def embed(features: np.ndarray, rank: np.ndarray, seed: int) -> np.ndarray:
+def rows_on_map(rank: np.ndarray) -> np.ndarray:
+    """The images that are placed on the map, in order.
+
+    Of more than MAP_IMAGES images, the SUSPECTS_ON_MAP most suspicious and an even choice of the others.
+
+    Args:
+        rank: 1 for the most suspicious image, (N,).
+    """
+    if len(rank) <= MAP_IMAGES:
+        return np.arange(len(rank))
+    order = np.argsort(rank)
+    others = order[SUSPECTS_ON_MAP:]
+    spaced = np.linspace(0, len(others) - 1, MAP_IMAGES - SUSPECTS_ON_MAP).astype(np.int64)
+    return np.sort(np.concatenate([order[:SUSPECTS_ON_MAP], others[spaced]]))
+
+
+def embed(features: np.ndarray, placed: np.ndarray) -> np.ndarray:
     """UMAP (arXiv 1802.03426) of features in two dimensions, after PCA to COMPONENTS.
 
-    Of more than MAP_IMAGES images, the SUSPECTS_ON_MAP most suspicious and an even choice of the others are
-    placed.
+    The same features always give the same map, so that runs on them can be compared on it.
 
     Args:
         features: (N, d).
-        rank: 1 for the most suspicious image, (N,).
-        seed: of the layout; the same seed gives the same map.
+        placed: rows to place, see `rows_on_map`.
 
     Returns:
         float32, (N, 2); NaN for images that are not placed.
     """
-    placed = np.arange(len(features))
-    if len(features) > MAP_IMAGES:
-        order = np.argsort(rank)
-        others = order[SUSPECTS_ON_MAP:]
-        spaced = np.linspace(0, len(others) - 1, MAP_IMAGES - SUSPECTS_ON_MAP).astype(np.int64)
-        placed = np.sort(np.concatenate([order[:SUSPECTS_ON_MAP], others[spaced]]))
     points = features[placed].astype(np.float32)
-    reduced = PCA(min(COMPONENTS, *points.shape), random_state=seed).fit_transform(points)
+    reduced = PCA(min(COMPONENTS, *points.shape), random_state=SEED).fit_transform(points)
     coordinates = np.full((len(features), 2), np.nan, dtype=np.float32)
     if len(points) <= NEIGHBOURS:
         coordinates[placed] = np.pad(reduced, ((0, 0), (0, 2)))[:, :2]
     else:
         from umap import UMAP
 
-        coordinates[placed] = UMAP(n_neighbors=NEIGHBOURS, random_state=seed, n_jobs=1).fit_transform(reduced)
+        coordinates[placed] = UMAP(n_neighbors=NEIGHBOURS, random_state=SEED, n_jobs=1).fit_transform(reduced)
     return coordinates
 
 

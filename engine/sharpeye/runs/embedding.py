@@ -33,7 +33,8 @@ def embedded(context: RunContext, source: Source, images: LabeledImages) -> Labe
         InputError: the backbone cannot be had, an image is not there any more, or the disk has no room.
     """
     config, execution = context.config, context.execution
-    key = digest(images.folder.name, encoder_key(config))
+    # By content, so that other labels of the same images find the same features.
+    key = digest(images.hashes.tolist(), encoder_key(config))
     path = context.workspace.artifact("features", key, ".f16")
     if not path.exists():
         device = execution.device

@@ -10,25 +10,20 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharpeye.config import BUDGETS, RunConfig, digest
+from sharpeye.config import PACKAGED_BACKBONES, SMALL, RunConfig, digest
+from sharpeye.costs import RunEstimate
 from sharpeye.files import replacing
 from sharpeye.runs.reports import Advance, Report, read_report, start_report, write_report
 from sharpeye.runs.workspace import InspectionFolder, Workspace
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from sharpeye.data.dataset import LabeledImages
     from sharpeye.data.sources import Source
 
-# Umap compiles itself for most of this; a map holds a bounded number of images.
-MAP_SECONDS = 30
-MAP_MEMORY_MB = 300
-SPEED_IMAGES = 768
 SAMPLE_PER_CLASS = 12
 
 
@@ -52,11 +47,18 @@ class InspectedSplit:
 
 
 @dataclass(frozen=True)
-class RunEstimate:
-    """What a run with the small model would take on this machine."""
+class ModelEstimates:
+    """What runs with one model would take on this machine.
 
-    seconds: float
-    memory_mb: float
+    Attributes:
+        model: its name.
+        tune: what is trained, `head` or `all`.
+        budgets: by name of the budget.
+    """
+
+    model: str
+    tune: str
+    budgets: dict[str, RunEstimate]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Inspection:
 
     Attributes:
         class_names: C names.
-        image_size: pixels per side fed to the model.
+        image_size: the images' own largest side in pixels, of the first few.
+        model: that fits the images, or that was asked for.
         has_true_labels: whether it brings true labels.
         skipped: number of rows left out, by reason.
         duplicates: images that repeat another one.
@@ -73,11 +76,12 @@ class Inspection:
         warnings: what the user should know.
         training: the training set.
         validation: the validation split; None where there is none yet.
-        estimates: by budget; empty without a validation split.
+        estimates: of the model that fits and of others.
     """
 
     class_names: tuple[str, ...]
     image_size: int
+    model: str
     has_true_labels: bool
     skipped: dict[str, int]
     duplicates: int
@@ -85,7 +89,7 @@ class Inspection:
     warnings: tuple[str, ...]
     training: InspectedSplit
     validation: InspectedSplit | None = None
-    estimates: dict[str, RunEstimate] = field(default_factory=dict)
+    estimates: tuple[ModelEstimates, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class InspectedData:
 
 def start_inspection(workspace: Workspace, config: RunConfig) -> str:
     """Start to inspect a configuration's data; the key under which the report will be found."""
-    key = digest(repr(config.data))
+    key = digest(repr(config.data), config.model)
     folder = workspace.inspection(key)
     with replacing(folder.config) as temporary:
         temporary.write_text(config.to_json())
@@ -130,11 +134,16 @@ def inspect(
     Raises:
         InputError: whatever is wrong with it.
     """
-    import numpy as np
     import pandas as pd
 
     from sharpeye.data.dataset import ingest, natural_size
-    from sharpeye.data.load import lacks_validation, load_splits, open_training, open_validation
+    from sharpeye.data.load import (
+        fitted,
+        lacks_validation,
+        load_splits,
+        open_training,
+        open_validation,
+    )
     from sharpeye.training.models import input_size
 
     def report(done: int, total: int) -> None:
@@ -145,8 +154,9 @@ def inspect(
 
     data = config.data
     source = open_training(data)
-    config = config.resolved(natural_size(source))
-    size = input_size(config, natural_size(source))
+    natural = natural_size(source)
+    chosen = fitted(config, source)
+    size = input_size(chosen, natural)
     warnings: list[str] = []
     if lacks_validation(data, source):
         training, validation = read(source, data.limit), None
@@ -161,15 +171,13 @@ def inspect(
     reasons = skipped["reason"].str.replace(r"\(.*\)", "", regex=True).str.strip()
     by_content = pd.DataFrame({"hash": training.hashes, "label": training.labels}).groupby("hash")["label"]
     repeated = by_content.agg(["size", "nunique"])
-    estimates = {}
-    if validation is not None:
-        advance("measure speed", 0, 0)
-        some = np.asarray(training.images[np.arange(min(len(training), SPEED_IMAGES))])
-        counts = len(training), len(validation)
-        estimates = _estimates(config, some, len(training.class_names), *counts)
+    advance("measure speed", 0, 0)
+    counts = len(training), 0 if validation is None else len(validation)
+    estimates = _estimates(chosen, len(training.class_names), counts, natural)
     return Inspection(
         class_names=training.class_names,
-        image_size=int(training.images.shape[1]),
+        image_size=natural,
+        model=chosen.model,
         has_true_labels=training.true_labels is not None,
         skipped={str(reason): int(count) for reason, count in reasons.value_counts().items()},
         duplicates=int((repeated["size"] - 1).sum()),
@@ -194,25 +202,23 @@ def _inspected(images: "LabeledImages") -> InspectedSplit:
 
 
 def _estimates(
-    config: RunConfig, images: "np.ndarray", classes: int, training: int, validation: int
-) -> dict[str, RunEstimate]:
-    """Seconds and memory that a run of each budget would take with the small model, from a few steps of
-    training here."""
-    from sharpeye.training.budgets import images_of_stages, plans
-    from sharpeye.training.devices import peak_memory_mb, select_device
-    from sharpeye.training.speed import training_speed
+    config: RunConfig, classes: int, counts: tuple[int, int], natural: int
+) -> tuple[ModelEstimates, ...]:
+    """What runs would take with the model of a configuration, and with those that need no download."""
+    from sharpeye.training.devices import select_device
+    from sharpeye.training.speed import estimate_runs
 
-    speed = training_speed(images, classes, select_device(config.device))
-    per_image = 4 * 256 + 16 * min(classes, 20)
-    memory = peak_memory_mb() + MAP_MEMORY_MB + 2 * training * per_image / 2**20
-    counts = images_of_stages(training, validation)
-    estimates = {}
-    for budget in BUDGETS:
-        planned = plans(budget, counts, mirrored=True, pretrained=False)
-        trained = sum(plan.epochs * counts[name] for name, plan in planned.items())
-        seconds = trained / speed + training * 0.6 / speed + MAP_SECONDS
-        estimates[budget] = RunEstimate(round(seconds), round(memory))
-    return estimates
+    device = select_device(config.device)
+    estimates = []
+    for model in dict.fromkeys((config.model, *PACKAGED_BACKBONES, SMALL)):
+        if model == SMALL and counts[1] == 0:
+            continue
+        same = model == config.model
+        other = replace(config, model=model, weights=None, tune=None, methods=()).resolved(natural, True)
+        one = config if same else other
+        budgets = estimate_runs(one, classes, *counts, natural, device)
+        estimates.append(ModelEstimates(model, str(one.tune), budgets))
+    return tuple(estimates)
 
 
 @contextmanager

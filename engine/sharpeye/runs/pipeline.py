@@ -20,7 +20,7 @@ from sharpeye.curvature.linearization import HEAD_BATCH, predict
 from sharpeye.data.dataset import LabeledImages, ingest, natural_size
 from sharpeye.data.load import load_splits, open_sources
 from sharpeye.data.sources import Source
-from sharpeye.diagnostics.embedding import embed, nearest
+from sharpeye.diagnostics.embedding import embed, nearest, rows_on_map
 from sharpeye.diagnostics.metrics import label_accuracy, quality
 from sharpeye.errors import InputError
 from sharpeye.files import replacing
@@ -100,8 +100,7 @@ class MapInputs:
     """All that decides where the images lie on the map."""
 
     features: np.ndarray
-    wrong: np.ndarray
-    seed: int
+    placed: np.ndarray
 
 
 def execute(
@@ -423,7 +422,8 @@ def write_map(context: RunContext, scored: ScoredRun, features: np.ndarray, refe
     """
     beliefs, training = scored.beliefs, scored.training
     device = context.execution.device
-    inputs = MapInputs(features, beliefs.wrong, context.config.seed)
+    suspicion = np.argsort(np.argsort(-beliefs.wrong, kind="stable"))
+    inputs = MapInputs(features, rows_on_map(suspicion))
 
     def save(coordinates: np.ndarray, path: Path) -> None:
         save_file({"coordinates": coordinates}, path)
@@ -443,8 +443,7 @@ def write_map(context: RunContext, scored: ScoredRun, features: np.ndarray, refe
 
 def _draw_map(inputs: MapInputs, execution: Execution) -> np.ndarray:
     execution.start(MAP)
-    suspicion = np.argsort(np.argsort(-inputs.wrong, kind="stable"))
-    return embed(inputs.features, suspicion, inputs.seed)
+    return embed(inputs.features, inputs.placed)
 
 
 def _named(labels: np.ndarray, images: LabeledImages) -> "pd.Categorical[str]":

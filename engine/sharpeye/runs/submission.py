@@ -7,7 +7,7 @@ prints the id of the run; on bad input one line on stderr, with exit code 2.
 
 import sqlite3
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from sharpeye.config import (
@@ -15,21 +15,18 @@ from sharpeye.config import (
     CURVATURES,
     OPTIMIZERS,
     PARAMETERS,
-    PHOTOGRAPHS,
     TUNES,
     VERSION,
     RunConfig,
     digest,
-    is_pretrained_backbone,
 )
-from sharpeye.data.dataset import natural_size
-from sharpeye.data.load import lacks_validation, open_training, open_validation
+from sharpeye.data.load import fitted, open_training, open_validation
 from sharpeye.data.sources import Source, read_csv
 from sharpeye.errors import InputError
 from sharpeye.influence.methods import select_methods
 from sharpeye.runs.store import RunRow, register_dataset, store, submit
 from sharpeye.runs.workspace import Workspace
-from sharpeye.specs import NoValidation, TrustedList
+from sharpeye.specs import TrustedList
 
 
 def identify(config: RunConfig, sources: tuple[Source, Source | None]) -> tuple[str, str]:
@@ -66,40 +63,12 @@ def submit_run(connection: sqlite3.Connection, config: RunConfig) -> RunRow:
         if value not in choices:
             raise InputError(f"{option} {value}: choose from {', '.join(filter(None, choices))}")
     training = open_training(config.data)
-    config = resolved(config, training)
+    config = fitted(config, training)
     select_methods(config)
     sources = training, open_validation(config.data, training)
     run, dataset = identify(config, sources)
     register_dataset(connection, dataset, str(config.data.train), asdict(config.data.options))
     return submit(connection, run, config, dataset)
-
-
-def resolved(config: RunConfig, training: Source) -> RunConfig:
-    """A configuration whose model, tuning and methods fit its images.
-
-    Where there is no clean split and heads are trained, they do without one.
-
-    Raises:
-        InputError: an option does not fit the tuning.
-    """
-    config = config.resolved(natural_size(training))
-    if not config.on_features:
-        if isinstance(config.data.validation, NoValidation):
-            raise InputError(
-                "--validation none needs --tune head, on the features of a pre-trained backbone: add "
-                f"--model {PHOTOGRAPHS}"
-            )
-        return config
-    if not is_pretrained_backbone(config.model) or config.weights == "random":
-        raise InputError(
-            f"--tune head needs a pre-trained backbone, not {config.model} with {config.weights} weights: "
-            f"use --model {PHOTOGRAPHS} or --tune all"
-        )
-    if config.parameters != "head":
-        raise InputError(f"--parameters {config.parameters} needs --tune all: only a head is trained here")
-    if lacks_validation(config.data, training):
-        return replace(config, data=replace(config.data, validation=NoValidation()))
-    return config
 
 
 if __name__ == "__main__":

@@ -72,7 +72,13 @@ def standardization(features: Images, rows: np.ndarray, device: torch.device) ->
 
 
 def fit_head(
-    features: Images, rows: np.ndarray, labels: Labels, start: Head, ridge: float, device: torch.device
+    features: Images,
+    rows: np.ndarray,
+    labels: Labels,
+    start: Head,
+    ridge: float,
+    device: torch.device,
+    iterations: int = MAX_ITERATIONS,
 ) -> Head:
     """The head of least regularised risk over some rows, (1/N) Σ_i CE(y_i, softmax f(x_i)) + ridge/2 ‖W‖², by
     L-BFGS.
@@ -84,6 +90,7 @@ def fit_head(
         start: where to begin, and how features are standardised.
         ridge: ℓ2 penalty on W, not on b.
         device: where to compute.
+        iterations: at most.
     """
     weight, bias = (values.clone().requires_grad_(True) for values in (start.weight, start.bias))
     chunks = [
@@ -92,7 +99,7 @@ def fit_head(
     ]
     optimizer = torch.optim.LBFGS(
         [weight, bias],
-        max_iter=MAX_ITERATIONS,
+        max_iter=iterations,
         tolerance_grad=0.0,
         tolerance_change=TOLERANCE,
         history_size=20,

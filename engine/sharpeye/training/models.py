@@ -10,12 +10,9 @@ from torch import Tensor, nn
 
 from sharpeye.config import (
     NAMED_WEIGHTS,
-    PACKAGED_BACKBONES,
     SMALL,
     SMALL_LIMIT,
-    TORCHVISION_BACKBONES,
     RunConfig,
-    is_pretrained_backbone,
 )
 from sharpeye.errors import InputError
 from sharpeye.training.backbones import load_backbone
@@ -60,7 +57,7 @@ def build_model(name: str, classes: int, weights: str, seed: int) -> Classifier:
         seed: seed of the random weights.
 
     Raises:
-        InputError: unknown model, or weights that cannot be had or do not fit.
+        InputError: weights that cannot be had or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -70,12 +67,9 @@ def build_model(name: str, classes: int, weights: str, seed: int) -> Classifier:
                     "--weights pretrained: the small model has no published weights; leave --weights out"
                 )
             model = small_network(classes)
-        elif is_pretrained_backbone(name):
+        else:
             backbone = load_backbone(name, weights == "pretrained")
             model = Classifier(backbone.network, nn.Linear(backbone.width, classes))
-        else:
-            known = ", ".join((SMALL, *PACKAGED_BACKBONES, *TORCHVISION_BACKBONES, "timm:NAME"))
-            raise InputError(f"--model {name}: unknown; choose one of {known}")
     if weights not in NAMED_WEIGHTS:
         load_weights(model, Path(weights).expanduser())
     channels_last: Classifier = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -290,7 +290,7 @@ def test_matrix_products_of_curvlinops_agree(problem) -> None:
 
 
 def test_last_block_of_the_networks() -> None:
-    small = select_layers(build_model("small", 3, None, 0), "last-block")
+    small = select_layers(build_model("small", 3, "random", 0), "last-block")
     assert [name.split(".")[1] for name in small if name != "head"] == ["3", "3"]
-    resnet = select_layers(build_model("resnet18", 3, None, 0), "last-block")
+    resnet = select_layers(build_model("resnet18", 3, "random", 0), "last-block")
     assert set(resnet) == {"features.layer4.1.conv1", "features.layer4.1.conv2", "head"}

@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sharpeye.config import TORCHVISION_BACKBONES
 from sharpeye.errors import InputError
-from sharpeye.training.models import TORCHVISION_BACKBONES, build_model, small_network, whiten
+from sharpeye.training.models import build_model, small_network, whiten
 
 
 @pytest.mark.parametrize("size", [16, 28, 32, 64])
@@ -13,9 +14,9 @@ def test_small_network_takes_its_sizes(size: int) -> None:
     assert small_network(7, (8, 8, 8))(torch.zeros(2, 3, size, size)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", TORCHVISION_BACKBONES)
+@pytest.mark.parametrize("name", [*TORCHVISION_BACKBONES, "timm:resnet10t"])
 def test_backbones_are_features_and_head(name: str) -> None:
-    model = build_model(name, 5, None, 0).eval()
+    model = build_model(name, 5, "random", 0).eval()
     images = torch.zeros(1, 3, 224, 224)
     with torch.inference_mode():
         features = model.features(images)
@@ -24,7 +25,7 @@ def test_backbones_are_features_and_head(name: str) -> None:
 
 
 def test_same_seed_same_weights() -> None:
-    first, again, other = (build_model("small", 3, None, seed).head.weight for seed in (1, 1, 2))
+    first, again, other = (build_model("small", 3, "random", seed).head.weight for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -41,7 +42,7 @@ def test_whitening_decorrelates_patches() -> None:
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_own_weights(tmp_path: Path, suffix: str) -> None:
-    source = build_model("resnet18", 5, None, seed=1)
+    source = build_model("resnet18", 5, "random", seed=1)
     path = tmp_path / f"weights.{suffix}"
     state = {key: value.contiguous() for key, value in source.features.state_dict().items()}
     save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
@@ -61,5 +62,5 @@ def test_weights_that_cannot_be_used(tmp_path: Path) -> None:
             build_model("resnet18", 3, str(weights), 0)
     with pytest.raises(InputError, match="no published weights"):
         build_model("small", 3, "pretrained", 0)
-    with pytest.raises(InputError, match="choose one of small"):
-        build_model("lenet", 3, None, 0)
+    with pytest.raises(InputError, match="timm has no such model"):
+        build_model("timm:lenet", 3, "random", 0)
