@@ -95,13 +95,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class EvidenceAnswer:
-    """Evidence on one image: its candidate labels and their scores, and the addresses of trusted images
-    like it."""
+    """Evidence on one image: its candidate labels and their scores, and the addresses of images like it.
+
+    These are trusted ones, or where there are none the surest of the training set.
+    """
 
     labels: tuple[str, ...]
     scores: tuple[float, ...]
     near_given: tuple[str, ...]
     near_suggested: tuple[str, ...]
+    trusted: bool
 
 
 def get_picture(request: Request) -> Response:
@@ -137,11 +140,13 @@ def get_evidence(request: Request) -> Response:
 def evidence(opened: Review, row: int) -> EvidenceAnswer:
     """Evidence on one row of a run's scores; raises InputError where there is no such row."""
     known = opened.evidence(row)
-    trusted = opened.result.images.validation
+    images = opened.result.images
     near_given, near_suggested = (
-        tuple(picture_url(trusted, one) for one in rows) for rows in (known.near_given, known.near_suggested)
+        tuple(picture_url(images.validation, one) for one in rows)
+        for rows in (known.near_given, known.near_suggested)
     )
-    return EvidenceAnswer(known.labels, known.scores, near_given, near_suggested)
+    trusted = images.trusted
+    return EvidenceAnswer(known.labels, known.scores, near_given, near_suggested, trusted)
 
 
 async def post_decisions(request: Request) -> Response:

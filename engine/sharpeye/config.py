@@ -222,14 +222,9 @@ class RunConfig:
         return self.tune == "head"
 
     @property
-    def views_mirrored(self) -> bool:
-        """Whether the mean over mirrored views is taken when images are scored; features hold it already."""
-        return self.mirror and not self.on_features
-
-    @property
     def pretrains(self) -> bool:
         """Whether the network, or the head, is first trained on the given labels."""
-        return self.on_features or self.weights in NAMED_WEIGHTS if self.pretrain is None else self.pretrain
+        return self.weights in (None, *NAMED_WEIGHTS) if self.pretrain is None else self.pretrain
 
     @property
     def weights_key(self) -> object:

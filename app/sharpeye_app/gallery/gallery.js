@@ -240,7 +240,7 @@ function drawEvidence(gallery) {
   const card = gallery.cards[gallery.focus], evidence = gallery.evidence.get(`${gallery.data.run}/${card.row}`);
   const given = className(gallery, card.given), suggested = className(gallery, card.suggested), parts = [];
   if (evidence) {
-    parts.push(makeElement("h4", "", "Influence under each label (short: plausible)"));
+    parts.push(makeElement("h4", "", "Score under each label (short: plausible)"));
     const bars = makeElement("div", "bars"), most = Math.max(...evidence.scores, 1e-30);
     evidence.labels.forEach((label, at) => {
       // The most plausible ones, and always the given one, which among many classes is seldom one of them.
@@ -255,9 +255,9 @@ function drawEvidence(gallery) {
     if (card.suggested !== card.given) neighbours.push([given, evidence.near_given]);
     for (const [label, addresses] of neighbours) {
       if (!addresses.length) continue;
-      parts.push(makeElement("h4", "", `Most alike among trusted “${label}”`));
+      parts.push(makeElement("h4", "", evidence.trusted ? `Most alike among trusted “${label}”` : `Most alike among the surest “${label}”`));
       const near = makeElement("div", "near");
-      near.append(...addresses.map((source) => makePicture(source, `Trusted ${label}`)));
+      near.append(...addresses.map((source) => makePicture(source, `${evidence.trusted ? "Trusted" : "Sure"} ${label}`)));
       parts.push(near);
     }
   }

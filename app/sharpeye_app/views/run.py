@@ -45,10 +45,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def dataset_title(config: RunConfig) -> str:
+def dataset_title(config: RunConfig, inspection: Inspection | None) -> str:
     """A data set in a few words."""
-    validation = config.data.validation
-    return f"{config.data.train.title} · {validation.title if validation else 'its own split, if any'}"
+    split = config.data.validation
+    if inspection is None or inspection.validation is None:
+        return f"{config.data.train.title} · no clean split"
+    return f"{config.data.train.title} · {split.title if split else 'its own validation split'}"
+
+
+def size(megabytes: float) -> str:
+    """An amount of memory for people."""
+    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:,.0f} MB"
 
 
 def ask_model(inspection: Inspection) -> str:
@@ -145,7 +152,7 @@ def start_form() -> None:
         "Dataset",
         range(len(ready)),
         index=keys.index(asked) if asked in keys else 0,
-        format_func=lambda i: dataset_title(ready[i].config),
+        format_func=lambda i: dataset_title(ready[i].config, ready[i].report.result),
     )
     inspection = ready[at].report.result
     assert inspection is not None
@@ -166,8 +173,8 @@ def start_form() -> None:
     else:
         cost = costs[config.budget]
         facts += (
-            f"About {duration(cost.seconds)}, {cost.memory_mb / 1000:.1f} GB of memory and "
-            f"{cost.disk_mb / 1000:.1f} GB on disk, estimated from a few steps on this machine."
+            f"About {duration(cost.seconds)}, {size(cost.memory_mb)} of memory and {size(cost.disk_mb)} on "
+            "disk, estimated from a few steps on this machine."
         )
     st.caption(facts)
     if st.button("Start", type="primary", icon=":material/play_arrow:"):

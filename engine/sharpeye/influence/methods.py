@@ -20,7 +20,6 @@ from sharpeye.influence.baselines import margin, val_loss
 from sharpeye.influence.confident_learning import confident_learning
 from sharpeye.influence.noise_posterior import SMALLEST, NoisePosterior, noise_posterior
 from sharpeye.influence.validation_minima import influence, normalized_influence
-from sharpeye.specs import NoValidation
 
 if TYPE_CHECKING:
     from sharpeye.influence.trajectory import TrajectoryContext
@@ -115,7 +114,7 @@ def select_methods(config: RunConfig) -> list[Method]:
             )
         if isinstance(method, TrajectoryMethod) and not config.pretrains:
             raise InputError(f"--method {name} needs the network trained on the given labels: add --pretrain")
-        if isinstance(method, TrajectoryMethod) and isinstance(config.data.validation, NoValidation):
-            raise InputError(f"--method {name} needs a clean validation split, and there is none")
+        if isinstance(method, TrajectoryMethod) and config.on_features:
+            raise InputError(f"--method {name} follows a whole network through training: add --tune all")
         chosen.append(method)
     return chosen

@@ -82,9 +82,6 @@ def write_figures(context: RunContext, scored: ScoredRun) -> None:
     """
     config, execution, beliefs = context.config, context.execution, scored.beliefs
     training, validation = scored.training, scored.validation
-    if len(validation) == 0:
-        execution.note("The figures were left out: they are measured on a clean validation split.")
-        return
     known = checkpoints.labels_known_by_truth(training)
     if known is None:
         validation, known = checkpoints.labels_of_canaries(validation, beliefs.transition, config.seed)
@@ -129,7 +126,7 @@ def write_figures(context: RunContext, scored: ScoredRun) -> None:
             config.parameters,
             config.curvature,
             config.damping,
-            config.views_mirrored,
+            config.mirror,
             config.seed,
         )
         tables.append(_measured_at(context, inputs, minima["flat"]))
@@ -177,9 +174,6 @@ def write_canaries(context: RunContext, scored: ScoredRun) -> None:
     config, beliefs = context.config, scored.beliefs
     training, validation = scored.training, scored.validation
     names = [name for name in config.methods if name in ESTIMATED]
-    if len(validation) == 0:
-        context.execution.note("Quality was not estimated: that takes a clean validation split.")
-        return
     if config.optimizer == "erm" or not config.candidates or not names:
         return
     if validation.class_counts().max() < canaries.FOLDS:

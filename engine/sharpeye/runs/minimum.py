@@ -31,7 +31,6 @@ from sharpeye.runs.stages import (
 )
 from sharpeye.training.batches import Labels, SoftLabels, read_batches
 from sharpeye.training.budgets import images_of_stages, plans
-from sharpeye.training.heads import zero_head
 from sharpeye.training.models import Classifier, build_model, whiten
 from sharpeye.training.trainer import Snapshot, TrainingPlan, snapshots, train
 
@@ -215,9 +214,6 @@ def _new_network(context: RunContext, training: LabeledImages, seed: int) -> tup
     """A network before training, and what identifies it."""
     config, device = context.config, context.execution.device
     inputs = NetworkInputs(config.model, str(config.weights_key), len(training.class_names), seed, training)
-    if config.on_features:
-        start = zero_head(training.images, np.arange(len(training)), inputs.class_count, device)
-        return key_of(inputs), start.classifier()
     model = build_model(config.model, inputs.class_count, str(config.weights), seed).to(device)
     if config.model == SMALL and config.weights == "random":
         rows = np.arange(min(len(training), WHITENING_IMAGES))
@@ -230,8 +226,7 @@ def _plans(
 ) -> dict[str, TrainingPlan]:
     config = context.config
     counts = images_of_stages(len(training), len(validation))
-    fine = not config.on_features and config.weights != "random"
-    return plans(config.budget, counts, config.mirror, fine)
+    return plans(config.budget, counts, config.mirror, config.weights != "random")
 
 
 def _train_on_split(
@@ -304,7 +299,7 @@ def evaluate_minima(
             _evaluation_at(
                 context,
                 kind,
-                EvaluationInputs(one, training, config.candidates, config.views_mirrored, classes),
+                EvaluationInputs(one, training, config.candidates, config.mirror, classes),
                 curvature,
             )
         )

@@ -45,12 +45,11 @@ from sharpeye.runs.minimum import (
     Minimum,
     TrainedStage,
     evaluate_minima,
-    first_minimum,
     validation_minima,
 )
 from sharpeye.runs.result import DecodedImages, MethodResult, RunResult
 from sharpeye.runs.scores import ROW_GROUP, ScoreColumns, ranks_of, write_scores
-from sharpeye.runs.stages import DECODE, MAP, minima_of, score_stage, stages_of
+from sharpeye.runs.stages import CANARIES, DECODE, FIGURES, MAP, minima_of, score_stage, stages_of
 from sharpeye.runs.store import RunRow, describe_dataset, store
 from sharpeye.runs.submission import identify
 from sharpeye.runs.workspace import RunFolder, Workspace
@@ -121,7 +120,8 @@ def execute(
     """
     started = time.monotonic()
     stage_seconds: dict[str, float] = {}
-    checked = stages_only(stages_of(config), timed(report, stage_seconds))
+    stages = stages_of(config)
+    checked = stages_only(stages, timed(report, stage_seconds))
     context = RunContext(config, workspace, Execution(select_device(device_name), checked, note))
     methods = select_methods(config)
     training, validation = load(context, row)
@@ -130,8 +130,7 @@ def execute(
     results: dict[str, MethodScores] = {}
     for method in methods:
         if isinstance(method, TrajectoryMethod):
-            trained = trained_network(context, method, some, training, validation)
-            results[method.name] = classical_scores(context, method, trained, training, validation)
+            results[method.name] = classical_scores(context, method, some.minima[-1], training, validation)
         else:
             results[method.name] = minimum_scores(method, judged[method.minimum].scoring)
     first = methods[0]
@@ -169,14 +168,15 @@ def execute(
         },
         scores=str(folder.scores),
         classes_in_order=training.class_names,
-        images=DecodedImages(training.folder.name, references.images.folder.name),
+        images=DecodedImages(training.folder.name, references.images.folder.name, len(validation) > 0),
     )
     with replacing(folder.result) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
     scored = ScoredRun(folder, beliefs, training, validation)
     write_map(context, scored, ranking.scoring.evaluation.features, references)
-    if config.figures:
+    if CANARIES in stages:
         write_canaries(context, scored)
+    if FIGURES in stages:
         write_figures(context, scored)
     return result
 
@@ -214,23 +214,6 @@ def judge(
     evaluation = evaluate_minima(context, kind, networks, training, validation)
     scoring = ScoringContext(training.labels, len(training.class_names), evaluation, networks[-1].reliance)
     return Judged(scoring, tuple(networks))
-
-
-def trained_network(
-    context: RunContext,
-    method: TrajectoryMethod,
-    judged: Judged,
-    training: LabeledImages,
-    validation: LabeledImages,
-) -> Minimum:
-    """The network that was trained on the given labels, for a classical method.
-
-    On features it is a head, trained for these methods alone.
-    """
-    if judged.minima:
-        return judged.minima[-1]
-    inside = context.within(score_stage(method.name))
-    return first_minimum(inside, context.config.optimizer, training, validation)
 
 
 def references_of(
@@ -333,7 +316,7 @@ def classical_scores(
         validation,
         config.parameters,
         config.damping,
-        config.views_mirrored,
+        config.mirror,
         config.seed,
     )
 

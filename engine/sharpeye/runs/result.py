@@ -25,10 +25,17 @@ class MethodResult(Quality):
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """Names of the decoded data sets of a run, which are folders of the workspace."""
+    """Names of the decoded data sets of a run, which are folders of the workspace.
+
+    Attributes:
+        training: the images that are scored.
+        validation: those shown as evidence.
+        trusted: whether the labels of these are trusted; without any such, the surest of the training set.
+    """
 
     training: str
     validation: str
+    trusted: bool = True
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from sharpeye.config import RunConfig
 from sharpeye.influence.base import MinimumKind, MinimumMethod, TrajectoryMethod
 from sharpeye.influence.methods import METHODS
+from sharpeye.specs import NoValidation
 
 DECODE, PRETRAIN, BELIEFS, REFINE = "decode", "pretrain", "beliefs", "refine"
 EMBED, HEADS = "embed", "heads"
@@ -62,6 +63,7 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
         stages += [curvature_stage(kind), score_stage(kind)]
     stages += [score_stage(name) for name in config.methods if isinstance(METHODS[name], TrajectoryMethod)]
     stages.append(MAP)
-    if config.figures:
-        stages += [CANARIES, FIGURES]
+    if config.figures and not isinstance(config.data.validation, NoValidation):
+        # The figures follow a network through training; a head on features has but one minimum.
+        stages += [CANARIES] if config.on_features else [CANARIES, FIGURES]
     return tuple(dict.fromkeys(stages))

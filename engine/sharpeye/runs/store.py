@@ -117,7 +117,8 @@ class RunRow:
     def title(self) -> str:
         """The run in one line, for people."""
         config = self.run_config()
-        return f"{config.data.train.title} · {config.methods[0]}, {config.budget} · {self.id[:6]}"
+        how = f"head on {config.model}" if config.on_features else config.budget
+        return f"{config.data.train.title} · {config.methods[0]}, {how} · {self.id[:6]}"
 
 
 def connect(workspace: Workspace) -> sqlite3.Connection:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from sharpeye.data.images import BadImage, decode
 
@@ -71,3 +71,32 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     with pytest.raises(BadImage, match="0 bytes"):
         decode(tmp_path / "empty.png", 16)
+
+
+def test_without_a_size_the_whole_image_is_kept_small() -> None:
+    wide = decode(encoded(Image.effect_noise((600, 300), 80), "JPEG"), None)
+    assert wide.pixels.shape == (128, 256, 3)
+    assert Image.open(io.BytesIO(wide.preview)).format == "JPEG"
+    assert (wide.measures.width, wide.measures.height) == (600, 300)
+    icon = Image.effect_noise((20, 10), 80).convert("RGB")
+    lossless = Image.open(io.BytesIO(decode(encoded(icon), None).preview))
+    np.testing.assert_array_equal(np.asarray(lossless), np.asarray(icon))
+
+
+def test_sides_are_those_people_see() -> None:
+    image, exif = Image.new("RGB", (40, 20)), Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    measures = decode(buffer.getvalue(), None).measures
+    assert (measures.width, measures.height) == (20, 40)
+
+
+def test_blurred_and_dark_images_are_measured() -> None:
+    sharp = Image.effect_noise((200, 200), 60).convert("RGB")
+    blurred, dark = sharp.filter(ImageFilter.GaussianBlur(3)), sharp.point(lambda value: value // 4)
+    measured = [decode(encoded(image), None).measures for image in (sharp, blurred, dark)]
+    assert measured[1].sharpness < measured[0].sharpness / 3
+    assert abs(measured[2].sharpness / measured[0].sharpness - 1) < 0.1
+    assert measured[2].brightness < measured[0].brightness / 3
+    assert decode(encoded(Image.new("RGB", (2, 2))), None).measures.sharpness == 0

@@ -1,0 +1,97 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import sharpeye
+from sharpeye.config import HEAD_METHODS, PHOTOGRAPHS, RunConfig
+from sharpeye.data.load import fitted, open_training
+from sharpeye.errors import InputError
+from sharpeye.influence.methods import select_methods
+from sharpeye.runs.folds import FOLDS, assign_folds
+from sharpeye.runs.stages import stages_of
+from sharpeye.specs import NoValidation
+
+
+@pytest.fixture
+def photographs(make_folder: Callable[..., Path]) -> Path:
+    """45 images larger than icons, a fifth of them in the next class's folder."""
+    folder = make_folder("photographs", 15, wrong=3)
+    for path in folder.rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize((80, 80), Image.Resampling.NEAREST).save(path)
+    return folder
+
+
+def fit(train: Path, **options: object) -> RunConfig:
+    config = replace(RunConfig.of(str(train)), **options)  # type: ignore[arg-type]
+    chosen = fitted(config, open_training(config.data))
+    select_methods(chosen)
+    return chosen
+
+
+def test_what_is_left_open_is_decided_by_the_images(
+    photographs: Path, make_folder: Callable[..., Path]
+) -> None:
+    config = fit(photographs)
+    assert (config.model, config.weights, config.tune) == (PHOTOGRAPHS, "pretrained", "head")
+    assert config.methods == HEAD_METHODS
+    assert config.data.validation == NoValidation()
+    assert stages_of(config)[:3] == ("decode", "embed", "heads")
+    tuned = fit(photographs, tune="all")
+    assert (tuned.model, tuned.tune, tuned.data.validation) == (PHOTOGRAPHS, "all", None)
+    icons = make_folder("icons", 2)
+    assert fit(icons).model == PHOTOGRAPHS
+    checked = RunConfig.of(str(icons), validation="share:0.5")
+    assert fitted(checked, open_training(checked.data)).model == "small"
+    for options, message in (
+        ({"model": "small", "tune": "head"}, "--tune head needs a pre-trained backbone"),
+        ({"parameters": "all"}, "--parameters all needs --tune all"),
+        ({"methods": ("lissa",)}, "lissa follows a whole network"),
+        ({"model": "lenet"}, "--model lenet: unknown"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fit(photographs, **options)
+    with pytest.raises(InputError, match="--validation none needs --tune head"):
+        fitted(RunConfig.of(str(icons), validation="none", tune="all"), open_training(checked.data))
+
+
+def test_copies_share_a_fold_and_folds_are_balanced() -> None:
+    labels, hashes = np.repeat([0, 1, 2], 50), np.arange(150).astype(str)
+    hashes[100:110] = hashes[:10]
+    fold = assign_folds(labels, hashes, seed=3)
+    assert (fold[100:110] == fold[:10]).all()
+    for label in (0, 1):
+        assert np.bincount(fold[labels == label], minlength=FOLDS).tolist() == [10] * FOLDS
+    assert (assign_folds(labels, hashes, seed=3) == fold).all()
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_wrong_labels_come_first_with_and_without_a_clean_split(
+    photographs: Path, make_folder: Callable[..., Path], tmp_path: Path, clean: bool
+) -> None:
+    validation = str(make_folder("checked", 6, seed=9)) if clean else "none"
+    options = {"validation": validation, "image_size": 64, "workspace": tmp_path / "ws"}
+    run = sharpeye.run(str(photographs), figures=clean, **options)  # type: ignore[arg-type]
+    scores = run.scores
+    shown = scores["id"].str.extract(r"/(\w+)-")[0]
+    wrong = shown != scores["given_label"].astype(str)
+    assert wrong.sum() == 9
+    assert wrong[scores["rank"] <= 10].sum() >= 8
+    assert (scores["suggested_label"].astype(str) == shown).mean() > 0.9
+    assert run.result.ranked_by == HEAD_METHODS[0]
+    near = pd.read_parquet(run.workspace.run(run.id).embedding)["near_given"]
+    # Without a clean split the evidence is what is surest of the training set itself.
+    assert all(len(rows) == 4 for rows in near)
+    assert run.result.images.trusted is clean
+    if clean:
+        assert run.workspace.run(run.id).canaries.exists()
+        assert not run.workspace.run(run.id).diagnostics.exists()
+    features = set((run.workspace.root / "stages").glob("features-*"))
+    other = sharpeye.run(str(photographs), damping=10.0, **options)  # type: ignore[arg-type]
+    assert "embed" not in other.result.stage_seconds
+    assert set((run.workspace.root / "stages").glob("features-*")) == features
