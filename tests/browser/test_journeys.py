@@ -139,7 +139,7 @@ def test_a_confirmed_sample_becomes_the_validation_split(
 ) -> None:
     train = make_folder("train", 20, wrong=2, seed=1)
     with served(workspace.root) as app:
-        inspect_folder(page, app, train, "None yet: help me make one")
+        inspect_folder(page, app, train, "None: judge every image by the others")
         page.get_by_text("Are these all “ant”?").wait_for()
         page.get_by_role("button", name="These labels are right now").click()
         page.get_by_text("1 of 3 classes checked").wait_for()

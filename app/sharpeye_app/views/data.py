@@ -46,7 +46,7 @@ CHECKED = (
     "Another source of clean images",
     "A share of the training labels can be trusted",
     "Its own split",
-    "None",
+    "None: judge every image by the others",
 )
 CONFIRM_COLUMNS = 4
 STAGES = {"start": "Reading the source", "decode": "Reading images", "measure speed": "Measuring the speed"}
@@ -90,7 +90,7 @@ def ask_source() -> RunConfig | None:
                 "True label column", placeholder="none", help="Only to measure quality; no method reads it"
             )
             options["true_label_column"] = _typed(true_labels)
-        how = st.radio("Clean validation split", CHECKED, index=CHECKED.index("None"))
+        how = st.radio("Clean validation split", CHECKED, index=len(CHECKED) - 1)
         if how == CHECKED[3]:
             st.caption(
                 "Sharpeye then judges every image by a model that learned from the others. It finds "
