@@ -24,14 +24,17 @@ from torch.nn import functional
 
 from sharpeye.config import RunConfig
 from sharpeye.curvature.fit import fit_curvature
+from sharpeye.data.dataset import LabeledImages, ingest
 from sharpeye.data.load import load_splits, open_sources
+from sharpeye.data.sources import Source
 from sharpeye.influence.evaluation import evaluate
 from sharpeye.training.batches import normalize
 from sharpeye.training.devices import select_device
-from sharpeye.training.models import input_size, small_network
+from sharpeye.training.models import small_network
 from sharpeye.training.trainer import TrainingPlan, train
 from tests.benchmarks.reporting import publish
 
+DEMO_SIDE = 28
 FACTOR_IMAGES = 1500
 SCORED = 512
 DAMPING = 0.1
@@ -96,14 +99,11 @@ def test_kronfluence(tmp_path: Path) -> None:
     pytest.importorskip("kronfluence")
     device = select_device("auto")
     config = RunConfig.of("demo", validation="demo", methods=("fvm",))
-    training, validation = load_splits(
-        config.data,
-        config.seed,
-        open_sources(config.data),
-        tmp_path / "decoded",
-        lambda size: input_size("small", size),
-        lambda done, total: None,
-    )
+
+    def read(source: Source, limit: int | None) -> LabeledImages:
+        return ingest(source, tmp_path / "decoded", DEMO_SIDE, limit)
+
+    training, validation = load_splits(config.data, config.seed, open_sources(config.data), read)
     torch.manual_seed(0)
     model = small_network(len(training.class_names)).to(device, memory_format=torch.channels_last)
     plan = TrainingPlan(1, batch_size=128)
