@@ -28,8 +28,10 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
 
 
 def choose(page: Page, label: str, option: str) -> None:
-    """Pick an option of a select box."""
-    page.get_by_label(label, exact=True).click()
+    """Pick an option of a select box, once the one of the page before is gone."""
+    field = page.get_by_label(label, exact=True)
+    expect(field).to_have_count(1)
+    field.click()
     page.get_by_role("option", name=option, exact=True).click()
 
 
