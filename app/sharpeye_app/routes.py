@@ -145,8 +145,7 @@ def evidence(opened: Review, row: int) -> EvidenceAnswer:
         tuple(picture_url(images.validation, one) for one in rows)
         for rows in (known.near_given, known.near_suggested)
     )
-    trusted = images.trusted
-    return EvidenceAnswer(known.labels, known.scores, near_given, near_suggested, trusted)
+    return EvidenceAnswer(known.labels, known.scores, near_given, near_suggested, images.trusted)
 
 
 async def post_decisions(request: Request) -> Response:

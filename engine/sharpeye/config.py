@@ -223,7 +223,7 @@ class RunConfig:
 
     @property
     def pretrains(self) -> bool:
-        """Whether the network, or the head, is first trained on the given labels."""
+        """Whether the whole network is first trained on the given labels."""
         return self.weights in (None, *NAMED_WEIGHTS) if self.pretrain is None else self.pretrain
 
     @property
@@ -239,7 +239,7 @@ class RunConfig:
 
         The fast budget is too short for that.
         """
-        return self.pretrains and self.budget != "fast" and not self.on_features
+        return self.pretrains and self.budget != "fast"
 
 
 def is_pretrained_backbone(name: str) -> bool:

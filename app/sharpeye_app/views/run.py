@@ -68,7 +68,7 @@ def ask_model(inspection: Inspection) -> str:
         text = f"{AUTO}: {shown}" if name == AUTO else name
         if cost is None:
             return f"{text} (downloaded)"
-        return f"{text}, {'about ' + duration(cost.budgets['standard'].seconds)}"
+        return f"{text}, about {duration(cost.budgets['standard'].seconds)}"
 
     return (
         st.selectbox(

@@ -16,6 +16,7 @@ from sharpeye.commands.waiting import result_of
 from sharpeye.config import AUTO, RunConfig, RunOptions, digest
 from sharpeye.errors import InputError
 from sharpeye.files import replacing
+from sharpeye.quality import Quality
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,15 +139,22 @@ def baseline_rows(
 
 def detection(images: "LabeledImages", suspicion: "np.ndarray", suggestion: "np.ndarray") -> dict[str, float]:
     """AUC and average precision of a suspicion, and the share of right suggestions, in percent."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
+    import numpy as np
 
-    assert images.true_labels is not None
-    wrong = images.labels != images.true_labels
-    return {
-        "AUC": 100 * float(roc_auc_score(wrong, suspicion)),
-        "AP": 100 * float(average_precision_score(wrong, suspicion)),
-        "suggestions right": 100 * float((suggestion == images.true_labels).mean()),
+    from sharpeye.diagnostics.metrics import quality
+    from sharpeye.influence.base import Candidates, Scores
+
+    suggested = Candidates(suggestion[:, None], np.zeros((len(suggestion), 1)))
+    return _figures(quality(Scores(suspicion, suggested), images.labels, images.true_labels))
+
+
+def _figures(measured: Quality) -> dict[str, float]:
+    values = {
+        "AUC": measured.auc,
+        "AP": measured.ap,
+        "suggestions right": measured.suggestion_accuracy,
     }
+    return {title: 100 * value for title, value in values.items() if value is not None}
 
 
 def _own_rows(setting: str, run: "Run") -> list[Row]:
@@ -154,10 +162,8 @@ def _own_rows(setting: str, run: "Run") -> list[Row]:
     result = run.result
     rows = []
     for name, method in result.methods.items():
-        figures = {"AUC": method.auc, "AP": method.ap, "suggestions right": method.suggestion_accuracy}
-        known = {title: 100 * value for title, value in figures.items() if value is not None}
         seconds = {"seconds": result.seconds} if name == result.ranked_by else {}
-        rows.append(Row(setting, name, name == result.ranked_by, known | seconds))
+        rows.append(Row(setting, name, name == result.ranked_by, _figures(method) | seconds))
     return rows
 
 

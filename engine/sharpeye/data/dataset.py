@@ -176,7 +176,8 @@ def ingest(
         rows = np.arange(source.count)
         if limit is not None and limit < source.count:
             rows = np.unique(np.linspace(0, source.count - 1, limit).astype(np.int64))
-        _check_room(cache, len(rows) * (image_size or 0) ** 2 * 3, source.name)
+        needed = len(rows) * (image_size or 0) ** 2 * 3
+        check_room(cache, needed, f"{source.name}: the decoded images", "--image-size or --limit")
         with replacing_folder(folder) as temporary:
             _decode_all(source, rows, temporary, image_size, report or (lambda done, total: None))
     return open_dataset(folder)
@@ -208,14 +209,14 @@ def open_pixels(folder: Path, count: int, size: int | None) -> np.ndarray:
     return np.memmap(folder / "images.u8", dtype=np.uint8, mode="r", shape=(count, size, size, 3))
 
 
-def _check_room(cache: Path, needed: int, name: str) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache).free
+def check_room(folder: Path, needed: int, what: str, options: str) -> None:
+    """Raise InputError where a folder has no room for so many bytes; `options` ask for less."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
-            f"{name}: the decoded images need {needed / 1e9:.1f} GB and {cache} has {free / 1e9:.1f} GB "
-            "free; "
-            "lower --image-size or --limit, or move --workspace"
+            f"{what} need {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; "
+            f"lower {options}, or move --workspace"
         )
 
 
@@ -237,7 +238,7 @@ def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int | None
         ThreadPoolExecutor() as pool,
     ):
         done = 0
-        for chunk in _chunks(source.read(rows), DECODE_CHUNK):
+        for chunk in chunks(source.read(rows), DECODE_CHUNK):
             for number, (record, decoded) in enumerate(zip(chunk, pool.map(attempt, chunk), strict=True)):
                 problem = (
                     decoded
@@ -282,7 +283,8 @@ def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int | None
     (folder / "dataset.json").write_text(json.dumps(info, indent=1))
 
 
-def _chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
+def chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
+    """Records in lists of a size, the last one shorter."""
     while chunk := list(islice(records, size)):
         yield chunk
 

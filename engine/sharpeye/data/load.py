@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sharpeye.config import PHOTOGRAPHS, DataConfig, RunConfig, SourceOptions, is_pretrained_backbone
-from sharpeye.data.dataset import LabeledImages, natural_size
+from sharpeye.data.dataset import LabeledImages
 from sharpeye.data.sources import Source, open_source
 from sharpeye.data.splits import by_column, by_list, by_share, reconcile
 from sharpeye.errors import InputError
@@ -64,17 +64,22 @@ def open_validation(data: DataConfig, training: Source) -> Source | None:
     return open_source(spec, replace(options, human_labels=None), default_split="validation")
 
 
-def fitted(config: RunConfig, training: Source) -> RunConfig:
+def fitted(config: RunConfig, training: Source, natural: int) -> RunConfig:
     """A configuration whose model, tuning and methods fit its images.
 
     Where there is no clean split and heads are trained, they do without one.
+
+    Args:
+        config: as users give it.
+        training: its training source.
+        natural: the images' own largest side, see `natural_size`.
 
     Raises:
         InputError: an option does not fit the tuning.
     """
     lacking = lacks_validation(config.data, training)
     clean = not (lacking or isinstance(config.data.validation, NoValidation))
-    config = config.resolved(natural_size(training), clean)
+    config = config.resolved(natural, clean)
     if not config.on_features:
         if isinstance(config.data.validation, NoValidation):
             raise InputError(

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+LOOKALIKE_SHARE = 0.7
+LOOKALIKES = 2
+
 
 def flip_labels(labels: np.ndarray, transition: np.ndarray, seed: int) -> np.ndarray:
     """Draw given labels y_i ~ T[t_i, ·] for true labels t.
@@ -24,10 +27,6 @@ def flip_labels(labels: np.ndarray, transition: np.ndarray, seed: int) -> np.nda
     draws = np.random.default_rng(seed).random(len(labels))
     cumulative = np.cumsum(transition, axis=1)[labels]
     return np.minimum((draws[:, None] >= cumulative).sum(1), len(transition) - 1)
-
-
-LOOKALIKE_SHARE = 0.7
-LOOKALIKES = 2
 
 
 def lookalike_noise(features: np.ndarray, labels: np.ndarray, rate: float, seed: int) -> np.ndarray:

@@ -1,8 +1,5 @@
 """Influence of feature vectors under a linear classifier, on plain arrays: no images, no workspace."""
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -29,12 +26,11 @@ def score_features(
 ) -> pd.DataFrame:
     """See `sharpeye.score`."""
     import torch
-    from torch import nn
 
     from sharpeye.curvature.fit import fit_curvature
     from sharpeye.influence.evaluation import evaluate
     from sharpeye.influence.methods import MINIMUM_METHODS, loss_posterior
-    from sharpeye.training.models import Classifier
+    from sharpeye.training.heads import zero_head
     from sharpeye.training.trainer import TrainingPlan, train
 
     training, split = _matrix("features", features), _matrix("validation_features", validation_features)
@@ -51,16 +47,10 @@ def score_features(
         raise InputError(f"labels, row {row}: no validation image has the label {given[row].item()!r}")
     if len(classes) < 2:
         raise InputError("validation_labels: at least two classes are needed")
-    centre = split.mean(0)
-    scale = max(float(np.sqrt(((split - centre) ** 2).sum(1).mean())), SMALLEST)
-    training, split = (training - centre) / scale, (split - centre) / scale
     codes, targets = np.searchsorted(classes, given), np.searchsorted(classes, trusted)
 
     device = torch.device("cpu")
-    head = nn.Linear(split.shape[1], len(classes))
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    model = Classifier(nn.Identity(), head)
+    model = zero_head(split, np.arange(len(split)), len(classes), device).classifier()
     plan = TrainingPlan(
         epochs=EPOCHS,
         optimizer="lpf-sgd",
@@ -69,17 +59,7 @@ def score_features(
         weight_decay=WEIGHT_DECAY,
         snapshots=0,
     )
-    with TemporaryDirectory() as folder:
-        train(
-            model,
-            split,
-            targets,
-            plan,
-            stage="minimum",
-            seed=seed,
-            device=device,
-            checkpoint=Path(folder) / "head.safetensors",
-        )
+    train(model, split, targets, plan, stage="minimum", seed=seed, device=device)
     curvature = fit_curvature(model, "kfac", "head", split, damping, device, seed)
     evaluation = evaluate(
         model,

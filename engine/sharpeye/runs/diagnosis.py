@@ -22,7 +22,6 @@ from sharpeye.influence.trajectory import TrajectoryContext
 from sharpeye.progress import Progress
 from sharpeye.runs.artifacts import cached
 from sharpeye.runs.context import Execution, RunContext
-from sharpeye.runs.embedding import encoder_key
 from sharpeye.runs.estimates import CanaryEstimates
 from sharpeye.runs.folds import evaluate_held, joined_evaluation
 from sharpeye.runs.minimum import Minimum, evaluate_minima, first_minimum, validation_minima
@@ -210,7 +209,7 @@ def cross_fitted(context: RunContext, training: LabeledImages, validation: Label
         rest, held = validation.subset(fold != number), validation.subset(fold == number)
         inside = context.within(CANARIES, f"{number + 1} of {canaries.FOLDS}")
         if config.on_features:
-            parts.append(evaluate_held(inside, "flat", training, rest, encoder_key(config), held))
+            parts.append(evaluate_held(inside, "flat", training, rest, held))
             reliance = RELIANCE
         else:
             minima = validation_minima(inside, config.optimizer, training, rest)

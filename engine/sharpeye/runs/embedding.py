@@ -1,15 +1,13 @@
 """The stage that turns images into features of a frozen network, once for all runs on the same images."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from sharpeye.config import VERSION, RunConfig, digest
-from sharpeye.data.dataset import LabeledImages
+from sharpeye.data.dataset import LabeledImages, check_room
 from sharpeye.data.sources import Source
-from sharpeye.errors import InputError
 from sharpeye.progress import image_report
 from sharpeye.runs.context import RunContext, with_smaller_batches
 from sharpeye.runs.stages import EMBED
@@ -42,12 +40,8 @@ def embedded(context: RunContext, source: Source, images: LabeledImages) -> Labe
         encoder = build_encoder(
             config.model, str(config.weights), config.data.image_size, config.mirror, device
         )
-        needed, free = 2 * encoder.width * len(images), shutil.disk_usage(images.folder).free
-        if needed > free:
-            raise InputError(
-                f"{images.name}: the features need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
-                "lower --limit, or move --workspace"
-            )
+        needed = 2 * encoder.width * len(images)
+        check_room(path.parent, needed, f"{images.name}: the features", "--limit")
         table = pd.read_parquet(images.folder / "table.parquet", columns=["source_row"])
         rows, report = table["source_row"].to_numpy(), image_report(EMBED, execution.report)
 

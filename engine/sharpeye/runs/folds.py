@@ -7,11 +7,9 @@ can be trusted. Influence is taken at the minimum of that risk.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 from safetensors.torch import load_file as load_torch_file
 from safetensors.torch import save_file as save_torch_file
 
@@ -23,8 +21,8 @@ from sharpeye.influence.noise_posterior import RELIANCE, noise_posterior
 from sharpeye.progress import ImageReport, Progress, image_report
 from sharpeye.runs.artifacts import cached
 from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
-from sharpeye.runs.embedding import feature_rows
-from sharpeye.runs.minimum import load_evaluation, soft_labels
+from sharpeye.runs.embedding import encoder_key, feature_rows
+from sharpeye.runs.minimum import load_evaluation, save_evaluation, soft_labels
 from sharpeye.runs.stages import HEADS, curvature_stage, minimum_stage, score_stage
 from sharpeye.training.batches import SoftLabels
 from sharpeye.training.heads import Head, choose_ridge, fit_head, log_probabilities, zero_head
@@ -60,19 +58,10 @@ class HeadInputs:
 
 @dataclass(frozen=True)
 class Heads:
-    """A head for each fold, and what identifies them.
-
-    Attributes:
-        heads: K of them.
-        fold: of each training image, (N,).
-        ridge: of their risk.
-        inputs: what decided them.
-    """
+    """A head for each fold, and the fold of each training image, (N,)."""
 
     heads: tuple[Head, ...]
     fold: np.ndarray
-    ridge: float
-    inputs: HeadInputs
 
 
 @dataclass(frozen=True)
@@ -86,7 +75,7 @@ class HeadEvaluationInputs:
 
 
 def evaluate_folds(
-    context: RunContext, kind: MinimumKind, training: LabeledImages, validation: LabeledImages, encoder: str
+    context: RunContext, kind: MinimumKind, training: LabeledImages, validation: LabeledImages
 ) -> ScoringContext:
     """The training set as methods are given it, each image at the minimum of its own fold.
 
@@ -95,14 +84,13 @@ def evaluate_folds(
         kind: how the minimum is reached.
         training: features in the place of images.
         validation: the same, trusted; may be empty.
-        encoder: what identifies the features.
     """
-    inputs = _evaluation_inputs(context, kind, training, validation, encoder)
+    inputs = _evaluation_inputs(context, kind, training, validation)
 
     def compute(inputs: HeadEvaluationInputs, execution: Execution) -> Evaluation:
         return _evaluated(_heads(context, inputs.heads), inputs, kind, execution)
 
-    evaluation = cached(context, "fold-evaluation", inputs, compute, _save_evaluation, load_evaluation)
+    evaluation = cached(context, "fold-evaluation", inputs, compute, save_evaluation, load_evaluation)
     evaluation = replace(evaluation, features=feature_rows(training))
     return ScoringContext(training.labels, len(training.class_names), evaluation, RELIANCE)
 
@@ -112,23 +100,22 @@ def evaluate_held(
     kind: MinimumKind,
     training: LabeledImages,
     validation: LabeledImages,
-    encoder: str,
     held: LabeledImages,
 ) -> Evaluation:
     """Other images at the minimum of one fold, for arguments of `evaluate_folds`."""
-    inputs, execution = _evaluation_inputs(context, kind, training, validation, encoder), context.execution
+    inputs, execution = _evaluation_inputs(context, kind, training, validation), context.execution
     heads = _heads(context, inputs.heads)
     others = JoinedImages(training.subset(heads.fold != 0).images, validation.images)
     report = image_report(score_stage(kind), execution.report)
-    return evaluated_at(heads.heads[0], others, held, np.arange(len(held)), inputs, execution, report)
+    return evaluated_at(heads.heads[0], others, held, inputs, execution, report)
 
 
 def _evaluation_inputs(
-    context: RunContext, kind: MinimumKind, training: LabeledImages, validation: LabeledImages, encoder: str
+    context: RunContext, kind: MinimumKind, training: LabeledImages, validation: LabeledImages
 ) -> HeadEvaluationInputs:
     config = context.config
     optimizer, device = "erm" if kind == "erm" else config.optimizer, context.execution.device.type
-    heads = HeadInputs(training, validation, encoder, optimizer, config.seed, device)
+    heads = HeadInputs(training, validation, encoder_key(config), optimizer, config.seed, device)
     return HeadEvaluationInputs(heads, config.curvature, config.damping, config.candidates)
 
 
@@ -136,7 +123,7 @@ def _heads(context: RunContext, inputs: HeadInputs) -> Heads:
     """The heads of all folds; read where they were fitted before."""
 
     def load(path: Path) -> Heads:
-        return _load_heads(path, inputs, context.execution.device)
+        return _load_heads(path, context.execution.device)
 
     return cached(context, "heads", inputs, _fit_heads, _save_heads, load)
 
@@ -189,7 +176,7 @@ def _fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
             flattened(head, features, rows, soft, ridge, inputs, execution)
             for head, rows in zip(heads, learned, strict=True)
         ]
-    return Heads(tuple(heads), fold, ridge, inputs)
+    return Heads(tuple(heads), fold)
 
 
 def believed(
@@ -227,18 +214,16 @@ def flattened(
         weight_decay=ridge,
         snapshots=0,
     )
-    with TemporaryDirectory() as folder:
-        train(
-            model,
-            SelectedImages(features, rows),
-            labels.subset(rows),
-            plan,
-            seed=inputs.seed,
-            device=execution.device,
-            checkpoint=Path(folder) / "head.safetensors",
-            stage=minimum_stage(inputs.optimizer),
-            report=execution.report,
-        )
+    train(
+        model,
+        SelectedImages(features, rows),
+        labels.subset(rows),
+        plan,
+        seed=inputs.seed,
+        device=execution.device,
+        stage=minimum_stage(inputs.optimizer),
+        report=execution.report,
+    )
     return replace(head, weight=model.head.weight.detach(), bias=model.head.bias.detach())
 
 
@@ -248,33 +233,31 @@ def _evaluated(heads: Heads, inputs: HeadEvaluationInputs, kind: str, execution:
     parts, order, done = [], [], 0
     report = image_report(score_stage(kind), execution.report)
     for number, head in enumerate(heads.heads):
-        held = np.flatnonzero(heads.fold == number)
-        others = training.subset(heads.fold != number).images
-        before = done
+        held = heads.fold == number
+        others = JoinedImages(training.subset(~held).images, validation.images)
 
-        def advance(rows: int, total: int, before: int = before) -> None:
+        def advance(rows: int, total: int, before: int = done) -> None:
             report(before + rows, len(training))
 
         execution.start(curvature_stage(kind))
-        at = evaluated_at(
-            head, JoinedImages(others, validation.images), training, held, inputs, execution, advance
-        )
-        parts.append(at)
-        order.append(held)
-        done += len(held)
+        parts.append(evaluated_at(head, others, training.subset(held), inputs, execution, advance))
+        order.append(np.flatnonzero(held))
+        done += len(order[-1])
     return joined_evaluation(parts, np.argsort(np.concatenate(order)))
 
 
 def evaluated_at(
     head: Head,
     learned: Images,
-    images: LabeledImages,
-    rows: np.ndarray,
+    held: LabeledImages,
     inputs: HeadEvaluationInputs,
     execution: Execution,
     report: ImageReport,
 ) -> Evaluation:
-    """Evaluation of some images at a head, with the curvature of the risk over the features it learned."""
+    """Evaluation of some images at a head, with the curvature of the risk over the features it learned.
+
+    Without features, which whoever asks has.
+    """
     model, device = head.classifier(), execution.device
 
     def attempt(divisor: int) -> Evaluation:
@@ -284,8 +267,8 @@ def evaluated_at(
         return evaluate(
             model,
             curvature,
-            SelectedImages(images.images, rows),
-            images.labels[rows],
+            held.images,
+            held.labels,
             parameters="head",
             all_candidates=inputs.candidates,
             mirrored=False,
@@ -294,7 +277,8 @@ def evaluated_at(
             divisor=divisor,
         )
 
-    return with_smaller_batches(attempt, execution.note)
+    evaluation = with_smaller_batches(attempt, execution.note)
+    return replace(evaluation, features=np.empty((len(held), 0), np.float16))
 
 
 def joined_evaluation(parts: list[Evaluation], order: np.ndarray) -> Evaluation:
@@ -322,23 +306,15 @@ def _save_heads(heads: Heads, path: Path) -> None:
         "centre": heads.heads[0].centre,
         "scale": torch.tensor(heads.heads[0].scale, dtype=torch.float64),
         "fold": torch.from_numpy(heads.fold),
-        "ridge": torch.tensor(heads.ridge, dtype=torch.float64),
     }
     save_torch_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path)
 
 
-def _load_heads(path: Path, inputs: HeadInputs, device: torch.device) -> Heads:
+def _load_heads(path: Path, device: torch.device) -> Heads:
     tensors = load_torch_file(path)
     centre, scale = tensors["centre"].to(device), float(tensors["scale"])
     heads = tuple(
         Head(weight.to(device), bias.to(device), centre, scale)
         for weight, bias in zip(tensors["weights"], tensors["biases"], strict=True)
     )
-    return Heads(heads, tensors["fold"].numpy(), float(tensors["ridge"]), inputs)
-
-
-def _save_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """All but the features, which are kept as they came."""
-    values = {name: np.asarray(value) for name, value in vars(evaluation).items() if value is not None}
-    del values["features"]
-    save_file(values, path)
+    return Heads(heads, tensors["fold"].numpy())

@@ -155,8 +155,8 @@ def inspect(
     data = config.data
     source = open_training(data)
     natural = natural_size(source)
-    chosen = fitted(config, source)
-    size = input_size(chosen, natural)
+    chosen = fitted(config, source, natural)
+    size = None if chosen.on_features else input_size(chosen, natural)
     warnings: list[str] = []
     if lacks_validation(data, source):
         training, validation = read(source, data.limit), None
@@ -213,9 +213,10 @@ def _estimates(
     for model in dict.fromkeys((config.model, *PACKAGED_BACKBONES, SMALL)):
         if model == SMALL and counts[1] == 0:
             continue
-        same = model == config.model
-        other = replace(config, model=model, weights=None, tune=None, methods=()).resolved(natural, True)
-        one = config if same else other
+        one = config
+        if model != config.model:
+            usual = replace(config, model=model, weights=None, tune=None, methods=())
+            one = usual.resolved(natural, counts[1] > 0)
         budgets = estimate_runs(one, classes, *counts, natural, device)
         estimates.append(ModelEstimates(model, str(one.tune), budgets))
     return tuple(estimates)

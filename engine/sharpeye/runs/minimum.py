@@ -378,7 +378,7 @@ def load_evaluation(path: Path) -> Evaluation:
         losses=tensors["losses"],
         influence=tensors["influence"],
         leverage=tensors.get("leverage"),
-        features=tensors.get("features", np.empty((len(tensors["losses"]), 0), np.float16)),
+        features=tensors["features"],
         seconds=float(tensors["seconds"]),
         memory_mb=float(tensors["memory_mb"]),
     )

@@ -16,11 +16,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from sharpeye.config import VERSION, RunConfig
-from sharpeye.curvature.linearization import HEAD_BATCH, predict
 from sharpeye.data.dataset import LabeledImages, ingest, natural_size
 from sharpeye.data.load import load_splits, open_sources
 from sharpeye.data.sources import Source
-from sharpeye.diagnostics.embedding import embed, nearest, rows_on_map
 from sharpeye.diagnostics.metrics import label_accuracy, quality
 from sharpeye.errors import InputError
 from sharpeye.files import replacing
@@ -39,27 +37,19 @@ from sharpeye.progress import Progress, Report, image_report, timed
 from sharpeye.runs.artifacts import cached
 from sharpeye.runs.context import Execution, Note, RunContext
 from sharpeye.runs.diagnosis import ScoredRun, write_canaries, write_figures
-from sharpeye.runs.embedding import embedded, encoder_key, feature_rows
+from sharpeye.runs.embedding import embedded
 from sharpeye.runs.folds import evaluate_folds
-from sharpeye.runs.minimum import (
-    Minimum,
-    TrainedStage,
-    evaluate_minima,
-    validation_minima,
-)
+from sharpeye.runs.map import references_of, write_map
+from sharpeye.runs.minimum import Minimum, TrainedStage, evaluate_minima, validation_minima
 from sharpeye.runs.result import DecodedImages, MethodResult, RunResult
-from sharpeye.runs.scores import ROW_GROUP, ScoreColumns, ranks_of, write_scores
-from sharpeye.runs.stages import CANARIES, DECODE, FIGURES, MAP, minima_of, score_stage, stages_of
+from sharpeye.runs.scores import ScoreColumns, ranks_of, write_scores
+from sharpeye.runs.stages import CANARIES, DECODE, FIGURES, minima_of, score_stage, stages_of
 from sharpeye.runs.store import RunRow, describe_dataset, store
 from sharpeye.runs.submission import identify
 from sharpeye.runs.workspace import RunFolder, Workspace
-from sharpeye.training.batches import read_batches
 from sharpeye.training.devices import peak_memory_mb, select_device, watched_memory
 from sharpeye.training.models import input_size
 
-EVIDENCE_IMAGES = 4
-# Of a class, where there is no clean split.
-SUREST_IMAGES = 200
 LEAST_PROBABILITY = 1e-3
 
 
@@ -84,22 +74,6 @@ class MethodScores:
     scores: Scores
     seconds: float
     memory_mb: float
-
-
-@dataclass(frozen=True)
-class ReferenceInputs:
-    """All that decides the features of the trusted images."""
-
-    minimum: Minimum
-    validation: LabeledImages
-
-
-@dataclass(frozen=True)
-class MapInputs:
-    """All that decides where the images lie on the map."""
-
-    features: np.ndarray
-    placed: np.ndarray
 
 
 def execute(
@@ -142,7 +116,8 @@ def execute(
     write_transition(folder, training, beliefs)
     seconds = sum(one.scoring.evaluation.seconds for one in judged.values())
     passes = sum(max(len(one.minima), 1) for one in judged.values())
-    references = references_of(context, ranking, beliefs, training, validation)
+    network = ranking.minima[-1] if ranking.minima else None
+    references = references_of(context, network, beliefs, training, validation)
     result = RunResult(
         run=row.id,
         version=VERSION,
@@ -194,61 +169,18 @@ class Judged:
     minima: tuple[Minimum, ...]
 
 
-@dataclass(frozen=True)
-class References:
-    """Images of labels that can be trusted, shown as evidence, and their features, (M, d)."""
-
-    images: LabeledImages
-    features: np.ndarray
-
-
 def judge(
     context: RunContext, kind: MinimumKind, training: LabeledImages, validation: LabeledImages
 ) -> Judged:
     """The training set at validation minima of a kind."""
     config = context.config
     if config.on_features:
-        scoring = evaluate_folds(context, kind, training, validation, encoder_key(config))
+        scoring = evaluate_folds(context, kind, training, validation)
         return Judged(scoring, ())
     networks = validation_minima(context, "erm" if kind == "erm" else config.optimizer, training, validation)
     evaluation = evaluate_minima(context, kind, networks, training, validation)
     scoring = ScoringContext(training.labels, len(training.class_names), evaluation, networks[-1].reliance)
     return Judged(scoring, tuple(networks))
-
-
-def references_of(
-    context: RunContext,
-    judged: Judged,
-    beliefs: NoisePosterior,
-    training: LabeledImages,
-    validation: LabeledImages,
-) -> References:
-    """The validation split; without one, the images whose given labels are the surest, class by class."""
-    if len(validation) == 0:
-        surest = np.zeros(len(training), dtype=bool)
-        for label in np.unique(training.labels):
-            rows = np.flatnonzero(training.labels == label)
-            count = min(SUREST_IMAGES, -(-len(rows) // 2))
-            surest[rows[np.argsort(beliefs.wrong[rows], kind="stable")[:count]]] = True
-        validation = training.subset(surest)
-    if context.config.on_features:
-        return References(validation, feature_rows(validation))
-    inputs = ReferenceInputs(judged.minima[-1], validation)
-
-    def save(features: np.ndarray, path: Path) -> None:
-        save_file({"features": features}, path)
-
-    def read(path: Path) -> np.ndarray:
-        return load_file(path)["features"]
-
-    return References(validation, cached(context, "references", inputs, _reference_features, save, read))
-
-
-def _reference_features(inputs: ReferenceInputs, execution: Execution) -> np.ndarray:
-    execution.start(MAP)
-    images = inputs.validation.images
-    batches = read_batches(images, np.arange(len(images)), HEAD_BATCH, execution.device)
-    return torch.cat([predict(inputs.minimum.model, batch)[0].half().cpu() for _, batch in batches]).numpy()
 
 
 def stages_only(stages: tuple[str, ...], report: Report) -> Report:
@@ -275,7 +207,7 @@ def load(context: RunContext, row: RunRow) -> tuple[LabeledImages, LabeledImages
             f"{config.data.train}, its validation split or --weights changed since this run was submitted: "
             "submit it again"
         )
-    size = input_size(config, natural_size(sources[0]))
+    size = None if config.on_features else input_size(config, natural_size(sources[0]))
 
     def read(source: Source, limit: int | None) -> LabeledImages:
         report = image_report(DECODE, context.execution.report)
@@ -395,38 +327,6 @@ def write_transition(folder: RunFolder, training: LabeledImages, beliefs: NoiseP
     table = pd.DataFrame({**columns, "probability": beliefs.transition[true, given]})
     with replacing(folder.transition) as temporary:
         table.to_parquet(temporary, index=False)
-
-
-def write_map(context: RunContext, scored: ScoredRun, features: np.ndarray, references: References) -> None:
-    """Write embedding.parquet, row for row beside scores.parquet.
-
-    Its columns are `x` and `y` on the map, and the trusted images most like the image: `near_given` of its
-    given label and `near_suggested` of the suggested one (rows of the decoded data set).
-    """
-    beliefs, training = scored.beliefs, scored.training
-    device = context.execution.device
-    suspicion = np.argsort(np.argsort(-beliefs.wrong, kind="stable"))
-    inputs = MapInputs(features, rows_on_map(suspicion))
-
-    def save(coordinates: np.ndarray, path: Path) -> None:
-        save_file({"coordinates": coordinates}, path)
-
-    def read(path: Path) -> np.ndarray:
-        return load_file(path)["coordinates"]
-
-    coordinates = cached(context, MAP, inputs, _draw_map, save, read)
-    table = pd.DataFrame(coordinates, columns=["x", "y"])
-    trusted = references.images
-    for name, labels in (("near_given", training.labels), ("near_suggested", beliefs.candidates.best())):
-        neighbours = nearest(features, labels, references.features, trusted.labels, EVIDENCE_IMAGES, device)
-        table[name] = list(np.where(neighbours < 0, -1, trusted.rows[neighbours]))
-    with replacing(scored.folder.embedding) as temporary:
-        table.to_parquet(temporary, index=False, row_group_size=ROW_GROUP)
-
-
-def _draw_map(inputs: MapInputs, execution: Execution) -> np.ndarray:
-    execution.start(MAP)
-    return embed(inputs.features, inputs.placed)
 
 
 def _named(labels: np.ndarray, images: LabeledImages) -> "pd.Categorical[str]":

@@ -52,7 +52,7 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
     for kind in minima_of(config):
         optimizer = "erm" if kind == "erm" else config.optimizer
         if config.on_features:
-            stages += [HEADS] if kind == "erm" else [HEADS, minimum_stage(optimizer)]
+            stages += [HEADS] if optimizer == "erm" else [HEADS, minimum_stage(optimizer)]
             stages += [curvature_stage(kind), score_stage(kind)]
             continue
         if config.pretrains:

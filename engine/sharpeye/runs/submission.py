@@ -20,6 +20,7 @@ from sharpeye.config import (
     RunConfig,
     digest,
 )
+from sharpeye.data.dataset import natural_size
 from sharpeye.data.load import fitted, open_training, open_validation
 from sharpeye.data.sources import Source, read_csv
 from sharpeye.errors import InputError
@@ -63,7 +64,7 @@ def submit_run(connection: sqlite3.Connection, config: RunConfig) -> RunRow:
         if value not in choices:
             raise InputError(f"{option} {value}: choose from {', '.join(filter(None, choices))}")
     training = open_training(config.data)
-    config = fitted(config, training)
+    config = fitted(config, training, natural_size(training))
     select_methods(config)
     sources = training, open_validation(config.data, training)
     run, dataset = identify(config, sources)

@@ -39,6 +39,21 @@ def peak_memory_mb() -> float:
 
 
 @contextmanager
+def one_thread_a_worker(device: torch.device) -> Iterator[int]:
+    """Yield the number of threads, as one of workers, who on the CPU have one thread each in the block.
+
+    Threads that share a batch would wait for each other at every layer.
+    """
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
 def watched_memory(device: torch.device) -> Iterator[Callable[[], float]]:
     """Watch how much memory is in use inside the block: yields a function that says the peak so far, in MB.
 

@@ -7,20 +7,20 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from sharpeye.data.dataset import chunks
 from sharpeye.data.images import BadImage, Framing, framed
 from sharpeye.data.sources import Record, Source
 from sharpeye.errors import InputError
 from sharpeye.progress import ImageReport
 from sharpeye.training.backbones import load_backbone
 from sharpeye.training.batches import mirror, normalize
-from sharpeye.training.devices import autocast
+from sharpeye.training.devices import autocast, one_thread_a_worker
 from sharpeye.training.models import Classifier, load_weights
 
 BATCH = {"cpu": 16, "mps": 64, "cuda": 256}
@@ -95,8 +95,8 @@ def write_features(
 
     A file that an interrupted process left behind, `path` with `.part`, is gone on with.
 
-    On the CPU every thread decodes and embeds its own batches: threads that share one batch wait for each
-    other at every layer. On a GPU they decode, and the network runs batch by batch.
+    On the CPU every worker decodes and embeds its own batches. On a GPU they decode, and the network runs
+    batch by batch.
 
     Args:
         source: of the images.
@@ -115,31 +115,27 @@ def write_features(
     width = encoder.width * 2
     done = part.stat().st_size // width if part.exists() else 0
     size = max(1, BATCH[device.type] // divisor)
-    threads = torch.get_num_threads()
     own_batches = device.type == "cpu"
 
-    def squares(records: list[Record]) -> np.ndarray:
-        return np.stack([_square(record, encoder.framing) for record in records])
-
     def computed(records: list[Record]) -> np.ndarray:
-        pixels = squares(records)
+        pixels = np.stack([_square(record, encoder.framing) for record in records])
         return encode(encoder, pixels, device) if own_batches else pixels
 
-    try:
-        if own_batches:
-            torch.set_num_threads(1)
-        with part.open("r+b" if part.exists() else "wb") as file, ThreadPoolExecutor(threads) as pool:
-            file.truncate(done * width)
-            file.seek(done * width)
-            for result in _in_order(pool, computed, _batches(source, rows[done:], size), threads + AHEAD):
-                features = result if own_batches else encode(encoder, result, device)
-                file.write(features.tobytes())
-                file.flush()
-                done += len(features)
-                report(done, len(rows))
-            os.fsync(file.fileno())
-    finally:
-        torch.set_num_threads(threads)
+    with (
+        one_thread_a_worker(device) as workers,
+        part.open("r+b" if part.exists() else "wb") as file,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        file.truncate(done * width)
+        file.seek(done * width)
+        batches = chunks(source.read(rows[done:]), size)
+        for result in _in_order(pool, computed, batches, workers + AHEAD):
+            features = result if own_batches else encode(encoder, result, device)
+            file.write(features.tobytes())
+            file.flush()
+            done += len(features)
+            report(done, len(rows))
+        os.fsync(file.fileno())
     part.replace(path)
 
 
@@ -150,7 +146,7 @@ def open_features(path: Path, count: int) -> np.ndarray:
 
 def encoding_speed(encoder: Encoder, device: torch.device, seconds: float = 2.0) -> float:
     """Images a second that a network embeds here, decoding not counted, measured for a few seconds."""
-    side, threads = encoder.framing.side, torch.get_num_threads() if device.type == "cpu" else 1
+    side = encoder.framing.side
     pixels = np.zeros((BATCH[device.type], side, side, 3), np.uint8)
 
     def passes(until: float) -> int:
@@ -160,24 +156,14 @@ def encoding_speed(encoder: Encoder, device: torch.device, seconds: float = 2.0)
             count += len(pixels)
         return count
 
-    before = torch.get_num_threads()
-    try:
-        if device.type == "cpu":
-            torch.set_num_threads(1)
-        with ThreadPoolExecutor(threads) as pool:
+    with one_thread_a_worker(device) as threads:
+        workers = threads if device.type == "cpu" else 1
+        with ThreadPoolExecutor(workers) as pool:
             started = 0.0
             for length in (seconds / 4, seconds):
                 started = time.monotonic()
-                counts = list(pool.map(passes, [started + length] * threads))
+                counts = list(pool.map(passes, [started + length] * workers))
             return sum(counts) / (time.monotonic() - started)
-    finally:
-        torch.set_num_threads(before)
-
-
-def _batches(source: Source, rows: np.ndarray, size: int) -> Iterator[list[Record]]:
-    records = source.read(rows)
-    while batch := list(islice(records, size)):
-        yield batch
 
 
 def _square(record: Record, framing: Framing) -> np.ndarray:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sharpeye.data.dataset import Images
-from sharpeye.training.batches import Labels, read_labels
+from sharpeye.training.batches import Labels, read_batches, read_labels
 from sharpeye.training.models import Classifier
 
 CHUNK = 8192
@@ -62,8 +62,8 @@ class Standardize(nn.Module):
 def standardization(features: Images, rows: np.ndarray, device: torch.device) -> tuple[Tensor, float]:
     """Centre c (d,) of some features, and their root mean squared distance from it."""
     total, squares = torch.zeros(features.shape[1], dtype=torch.float64), 0.0
-    for chunk in _chunks(rows):
-        values = torch.from_numpy(np.asarray(features[chunk])).double()
+    for _, batch in read_batches(features, rows, CHUNK, torch.device("cpu")):
+        values = batch.double()
         total += values.sum(0)
         squares += float(values.square().sum())
     centre = total / len(rows)
@@ -93,9 +93,10 @@ def fit_head(
         iterations: at most.
     """
     weight, bias = (values.clone().requires_grad_(True) for values in (start.weight, start.bias))
+    # In half precision, where that is what the features have: they stay in memory.
     chunks = [
         (torch.from_numpy(np.asarray(features[chunk])).to(device), read_labels(labels, chunk, device))
-        for chunk in _chunks(rows)
+        for chunk in (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
     ]
     optimizer = torch.optim.LBFGS(
         [weight, bias],
@@ -132,12 +133,9 @@ def zero_head(features: Images, rows: np.ndarray, class_count: int, device: torc
 @torch.inference_mode()
 def log_probabilities(head: Head, features: Images, rows: np.ndarray, device: torch.device) -> np.ndarray:
     """log p of every class for some rows, float32, (B, C)."""
-    parts = []
-    for chunk in _chunks(rows):
-        inputs = torch.from_numpy(np.asarray(features[chunk])).to(device).float()
-        logits = (inputs - head.centre) / head.scale @ head.weight.T + head.bias
-        parts.append(logits.log_softmax(1).cpu().numpy())
-    return np.concatenate(parts)
+    model = head.classifier()
+    batches = read_batches(features, rows, CHUNK, device)
+    return np.concatenate([model(batch).log_softmax(1).cpu().numpy() for _, batch in batches])
 
 
 def choose_ridge(
@@ -172,7 +170,3 @@ def choose_ridge(
             break
         best, best_likelihood = (ridge, head), likelihood
     return best
-
-
-def _chunks(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]

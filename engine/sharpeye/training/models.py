@@ -8,12 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sharpeye.config import (
-    NAMED_WEIGHTS,
-    SMALL,
-    SMALL_LIMIT,
-    RunConfig,
-)
+from sharpeye.config import NAMED_WEIGHTS, SMALL, SMALL_LIMIT, RunConfig
 from sharpeye.errors import InputError
 from sharpeye.training.backbones import load_backbone
 from sharpeye.training.devices import in_float64
@@ -76,8 +71,8 @@ def build_model(name: str, classes: int, weights: str, seed: int) -> Classifier:
     return channels_last
 
 
-def input_size(config: RunConfig, natural: int) -> int | None:
-    """Pixels per side to decode images to; None where a network is frozen, and fed from the source itself.
+def input_size(config: RunConfig, natural: int) -> int:
+    """Pixels per side to decode images to, where a whole network is trained.
 
     Args:
         config: a resolved one.
@@ -86,8 +81,6 @@ def input_size(config: RunConfig, natural: int) -> int | None:
     Raises:
         InputError: no such model.
     """
-    if config.on_features:
-        return None
     if config.data.image_size:
         return config.data.image_size
     if config.model == SMALL:

@@ -87,11 +87,13 @@ def train(
     *,
     seed: int,
     device: torch.device,
-    checkpoint: Path,
+    checkpoint: Path | None = None,
     stage: str = "training",
     report: Report = ignore,
 ) -> None:
     """Train in place; continue from `checkpoint` where it holds an earlier epoch of the same plan.
+
+    Without one, nothing is written and no snapshots are kept.
 
     Args:
         model: on `device`.
@@ -114,9 +116,10 @@ def train(
         momentum=plan.momentum,
         nesterov=plan.momentum > 0,
     )
-    first = _load_checkpoint(checkpoint, model, optimizer, device)
+    first = _load_checkpoint(checkpoint, model, optimizer, device) if checkpoint else 0
     steps = steps_an_epoch(plan, len(labels))
-    snapshot_paths = {snapshot.epoch: snapshot.path for snapshot in snapshots(plan, len(labels), checkpoint)}
+    kept = snapshots(plan, len(labels), checkpoint) if checkpoint else []
+    snapshot_paths = {snapshot.epoch: snapshot.path for snapshot in kept}
     total = plan.epochs * steps
     started, trained = time.monotonic(), 0
     model.train()
@@ -167,7 +170,8 @@ def train(
                 save_file(
                     {key: value.cpu().contiguous() for key, value in model.state_dict().items()}, temporary
                 )
-        _save_checkpoint(checkpoint, model, optimizer, epoch + 1)
+        if checkpoint:
+            _save_checkpoint(checkpoint, model, optimizer, epoch + 1)
     model.eval()
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 import sharpeye
 from sharpeye.config import HEAD_METHODS, PHOTOGRAPHS, RunConfig
+from sharpeye.data.dataset import natural_size
 from sharpeye.data.load import fitted, open_training
 from sharpeye.errors import InputError
 from sharpeye.influence.methods import select_methods
@@ -29,7 +30,8 @@ def photographs(make_folder: Callable[..., Path]) -> Path:
 
 def fit(train: Path, **options: object) -> RunConfig:
     config = replace(RunConfig.of(str(train)), **options)  # type: ignore[arg-type]
-    chosen = fitted(config, open_training(config.data))
+    training = open_training(config.data)
+    chosen = fitted(config, training, natural_size(training))
     select_methods(chosen)
     return chosen
 
@@ -47,7 +49,8 @@ def test_what_is_left_open_is_decided_by_the_images(
     icons = make_folder("icons", 2)
     assert fit(icons).model == PHOTOGRAPHS
     checked = RunConfig.of(str(icons), validation="share:0.5")
-    assert fitted(checked, open_training(checked.data)).model == "small"
+    source = open_training(checked.data)
+    assert fitted(checked, source, natural_size(source)).model == "small"
     for options, message in (
         ({"model": "small", "tune": "head"}, "--tune head needs a pre-trained backbone"),
         ({"parameters": "all"}, "--parameters all needs --tune all"),
@@ -57,7 +60,7 @@ def test_what_is_left_open_is_decided_by_the_images(
         with pytest.raises(InputError, match=message):
             fit(photographs, **options)
     with pytest.raises(InputError, match="--validation none needs --tune head"):
-        fitted(RunConfig.of(str(icons), validation="none", tune="all"), open_training(checked.data))
+        fitted(RunConfig.of(str(icons), validation="none", tune="all"), source, natural_size(source))
 
 
 def test_copies_share_a_fold_and_folds_are_balanced() -> None:

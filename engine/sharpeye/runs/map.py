@@ -1,0 +1,121 @@
+"""The map of the images, and trusted images like each of them, as evidence on its label."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.numpy import load_file, save_file
+
+from sharpeye.curvature.linearization import HEAD_BATCH, predict
+from sharpeye.data.dataset import LabeledImages
+from sharpeye.diagnostics.embedding import embed, nearest, rows_on_map
+from sharpeye.files import replacing
+from sharpeye.influence.noise_posterior import NoisePosterior
+from sharpeye.runs.artifacts import cached
+from sharpeye.runs.context import Execution, RunContext
+from sharpeye.runs.diagnosis import ScoredRun
+from sharpeye.runs.embedding import feature_rows
+from sharpeye.runs.minimum import Minimum
+from sharpeye.runs.scores import ROW_GROUP
+from sharpeye.runs.stages import MAP
+from sharpeye.training.batches import read_batches
+
+EVIDENCE_IMAGES = 4
+# Of a class, where there is no clean split.
+SUREST_IMAGES = 200
+
+
+@dataclass(frozen=True)
+class References:
+    """Images of labels that can be trusted, shown as evidence, and their features, (M, d)."""
+
+    images: LabeledImages
+    features: np.ndarray
+
+
+@dataclass(frozen=True)
+class ReferenceInputs:
+    """All that decides the features of the trusted images."""
+
+    minimum: Minimum
+    validation: LabeledImages
+
+
+@dataclass(frozen=True)
+class MapInputs:
+    """All that decides where the images lie on the map."""
+
+    features: np.ndarray
+    placed: np.ndarray
+
+
+def references_of(
+    context: RunContext,
+    network: Minimum | None,
+    beliefs: NoisePosterior,
+    training: LabeledImages,
+    validation: LabeledImages,
+) -> References:
+    """The validation split; without one, the images whose given labels are the surest, class by class.
+
+    Args:
+        context: of the run.
+        network: whose features are taken; None where these stand in the place of images.
+        beliefs: of the training labels.
+        training: the images that are scored.
+        validation: the trusted images; may be empty.
+    """
+    if len(validation) == 0:
+        surest = np.zeros(len(training), dtype=bool)
+        for label in np.unique(training.labels):
+            rows = np.flatnonzero(training.labels == label)
+            count = min(SUREST_IMAGES, -(-len(rows) // 2))
+            surest[rows[np.argsort(beliefs.wrong[rows], kind="stable")[:count]]] = True
+        validation = training.subset(surest)
+    if network is None:
+        return References(validation, feature_rows(validation))
+    inputs = ReferenceInputs(network, validation)
+    features = cached(context, "references", inputs, _reference_features, _save_array, _load_array)
+    return References(validation, features)
+
+
+def _reference_features(inputs: ReferenceInputs, execution: Execution) -> np.ndarray:
+    execution.start(MAP)
+    images = inputs.validation.images
+    batches = read_batches(images, np.arange(len(images)), HEAD_BATCH, execution.device)
+    return torch.cat([predict(inputs.minimum.model, batch)[0].half().cpu() for _, batch in batches]).numpy()
+
+
+def write_map(context: RunContext, scored: ScoredRun, features: np.ndarray, references: References) -> None:
+    """Write embedding.parquet, row for row beside scores.parquet.
+
+    Its columns are `x` and `y` on the map, and the trusted images most like the image: `near_given` of its
+    given label and `near_suggested` of the suggested one (rows of the decoded data set).
+    """
+    beliefs, training = scored.beliefs, scored.training
+    device = context.execution.device
+    suspicion = np.argsort(np.argsort(-beliefs.wrong, kind="stable"))
+    inputs = MapInputs(features, rows_on_map(suspicion))
+    coordinates = cached(context, MAP, inputs, _draw_map, _save_array, _load_array)
+    table = pd.DataFrame(coordinates, columns=["x", "y"])
+    trusted = references.images
+    for name, labels in (("near_given", training.labels), ("near_suggested", beliefs.candidates.best())):
+        neighbours = nearest(features, labels, references.features, trusted.labels, EVIDENCE_IMAGES, device)
+        table[name] = list(np.where(neighbours < 0, -1, trusted.rows[neighbours]))
+    with replacing(scored.folder.embedding) as temporary:
+        table.to_parquet(temporary, index=False, row_group_size=ROW_GROUP)
+
+
+def _draw_map(inputs: MapInputs, execution: Execution) -> np.ndarray:
+    execution.start(MAP)
+    return embed(inputs.features, inputs.placed)
+
+
+def _save_array(array: np.ndarray, path: Path) -> None:
+    save_file({"array": array}, path)
+
+
+def _load_array(path: Path) -> np.ndarray:
+    return load_file(path)["array"]
