@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sharpeye.data.findings import CONFLICT, DUPLICATE
 from sharpeye.runs.review import STATES, Review
 
 STATUSES = ("all", "open", "decided", *STATES[1:])
@@ -19,6 +20,7 @@ class Filters:
         status: one of STATUSES.
         suspicion: lowest and highest percentile of suspicion.
         differing: only images whose suggestion is not the given label.
+        finding: one of FINDINGS, or None.
         sort: a method, `wrong` (by P(wrong)) or `confidence`.
         chosen: row numbers chosen on the map, or None.
     """
@@ -28,6 +30,7 @@ class Filters:
     status: str = "all"
     suspicion: tuple[float, float] = (0.0, 100.0)
     differing: bool = False
+    finding: str | None = None
     sort: str = ""
     chosen: tuple[int, ...] | None = None
 
@@ -35,7 +38,8 @@ class Filters:
 def matching(review: Review, filters: Filters) -> np.ndarray:
     """Rows that the filters let through, in the order asked for.
 
-    Ties keep the order of the run's own ranking.
+    Ties keep the order of the run's own ranking. Pictures that show the same stand side by side, those with
+    different labels first.
     """
     keep = np.ones(len(review), dtype=bool)
     if filters.chosen is not None:
@@ -49,6 +53,8 @@ def matching(review: Review, filters: Filters) -> np.ndarray:
         keep &= review.verdict == STATES.index(filters.status)
     elif filters.status == "decided":
         keep &= review.verdict > 0
+    if filters.finding is not None:
+        keep &= review.findings[filters.finding]
     if filters.differing:
         keep &= review.suggested != review.given
     low, high = filters.suspicion
@@ -61,6 +67,11 @@ def matching(review: Review, filters: Filters) -> np.ndarray:
     if filters.sort in ("wrong", "confidence"):
         keys = {"wrong": review.wrong, "confidence": review.confidence}
         return rows[np.lexsort((review.rank[rows], -keys[filters.sort][rows]))]
+    if filters.finding in (CONFLICT, DUPLICATE):
+        groups = review.duplicate_group[rows]
+        first = np.full(groups.max(initial=0) + 1, len(review) + 1)
+        np.minimum.at(first, groups, review.rank[rows])
+        return rows[np.lexsort((review.rank[rows], first[groups], ~review.findings[CONFLICT][rows]))]
     return rows[np.argsort(review.rank[rows], kind="stable")]
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sharpeye.runs import pictures as engine_pictures
+from sharpeye.data import previews
 from sharpeye.runs import review as engine_review
 from sharpeye.runs.workspace import Workspace, open_workspace
 from sharpeye_app import readers
@@ -13,7 +13,7 @@ IMAGES = 300
 
 
 def forget() -> None:
-    for cached in (readers.workspace, engine_review._read_review, engine_pictures._open_pixels):
+    for cached in (readers.workspace, engine_review._read_review, previews.open_previews):
         cached.cache_clear()
 
 

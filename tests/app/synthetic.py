@@ -11,13 +11,15 @@ import pandas as pd
 from PIL import Image
 
 from sharpeye.config import RunConfig
-from sharpeye.data.dataset import LabeledImages, ingest
+from sharpeye.data.dataset import LabeledImages, ingest, measures_of
+from sharpeye.data.findings import DARK, duplicate_findings, names_of
 from sharpeye.data.sources import Record, Source
 from sharpeye.influence.base import Candidates, Scores
 from sharpeye.influence.noise_posterior import NoisePosterior
 from sharpeye.quality import Estimate, Reliability
 from sharpeye.runs import store
 from sharpeye.runs.estimates import CanaryEstimates
+from sharpeye.runs.findings import ImageFindings
 from sharpeye.runs.pipeline import score_columns, write_transition
 from sharpeye.runs.result import DecodedImages, MethodResult
 from sharpeye.runs.scores import ROW_GROUP, write_scores
@@ -61,7 +63,7 @@ def synthetic_workspace(folder: Path, images: int, seed: int = 0) -> tuple[Works
     influence = Scores(beliefs.wrong + rng.random(images) * 0.1, beliefs.candidates)
     write_transition(result, training, beliefs)
     scores = {"fvm": influence, "val_loss": Scores(beliefs.wrong, beliefs.candidates)}
-    write_scores(result.scores, score_columns(training, scores, beliefs))
+    write_scores(result.scores, score_columns(training, scores, beliefs, _findings(training)))
     _write_map(workspace, run, true, rng)
     _finish(workspace, run, training, beliefs)
     return workspace, run
@@ -75,6 +77,14 @@ def _decoded(workspace: Workspace, rng: np.random.Generator) -> LabeledImages:
             yield Record(f"{row}.png", Image.fromarray(blob(int(row), rng, SIDE)), int(row) % len(CLASSES))
 
     return ingest(Source("synthetic", DECODED, CLASSES, read, "synthetic"), workspace.decoded, SIDE)
+
+
+def _findings(training: LabeledImages) -> ImageFindings:
+    """The first two of every ten images show the same; the eleventh is dark."""
+    number = np.arange(len(training))
+    groups = np.where(number % 10 < 2, number // 10, -1)
+    found = duplicate_findings(groups, training.labels) | {DARK: number == 10}
+    return ImageFindings(names_of(found), groups, np.zeros(len(training), np.float32), measures_of(training))
 
 
 def _beliefs(true: np.ndarray, given: np.ndarray, rng: np.random.Generator) -> NoisePosterior:

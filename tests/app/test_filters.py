@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sharpeye.data.findings import CONFLICT, DARK, DUPLICATE
 from sharpeye.runs.review import STATES, Review
 from sharpeye_app.filters import STATUSES, Filters, acceptable, matching
 
@@ -64,3 +65,14 @@ def test_only_open_sure_changes_can_be_accepted_at_once(review: Review) -> None:
     assert rows[0] not in rows_to_accept
     assert (review.suggested[rows_to_accept] != review.given[rows_to_accept]).all()
     assert (review.confidence[rows_to_accept] >= 0.9).all()
+
+
+def test_pictures_that_show_the_same_stand_side_by_side_those_in_conflict_first(review: Review) -> None:
+    rows = matching(review, Filters(finding=DUPLICATE))
+    conflict, groups = review.findings[CONFLICT][rows], review.duplicate_group[rows]
+    assert 0 < conflict.sum() < len(rows) == review.findings[DUPLICATE].sum()
+    assert not (np.diff(conflict.astype(int)) > 0).any()
+    assert (groups[::2] == groups[1::2]).all()
+    first = np.minimum(review.rank[rows[::2]], review.rank[rows[1::2]])
+    assert all((np.diff(first[conflict[::2] == kind]) > 0).all() for kind in (True, False))
+    assert matching(review, Filters(finding=DARK)).tolist() == [10]

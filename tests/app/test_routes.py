@@ -9,8 +9,8 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from sharpeye.data.previews import open_previews
 from sharpeye.runs.decisions import read_log
-from sharpeye.runs.pictures import _open_pixels
 from sharpeye.runs.review import Review
 from sharpeye.runs.store import store
 from sharpeye_app import readers
@@ -138,7 +138,7 @@ def test_pictures_come_by_number_only(client: TestClient, review: Review) -> Non
     answer = client.get(f"/runs/{review.run}/pictures/7")
     assert answer.status_code == 200
     shown = np.asarray(Image.open(io.BytesIO(answer.content)))
-    pixels, _, _ = _open_pixels(readers.workspace(), review.decoded)
+    pixels, _ = open_previews(readers.workspace().decoded / review.decoded)
     assert (shown == pixels[review.image_row[7]]).all()
     for path in (
         f"/runs/{review.run}/pictures/999999",

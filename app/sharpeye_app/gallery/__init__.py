@@ -51,6 +51,7 @@ class Card:
         truth: class number of the true label; −1 where it is unknown or not shown.
         verdict: that holds, or `open`.
         label: class number that it gives, −1 for none.
+        findings: what is wrong with the image apart from its label.
     """
 
     row: int
@@ -64,6 +65,7 @@ class Card:
     truth: int
     verdict: str
     label: int
+    findings: tuple[str, ...]
 
 
 @dataclass(frozen=True)

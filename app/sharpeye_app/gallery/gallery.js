@@ -137,6 +137,7 @@ function makeCard(gallery, card, index) {
     makeElement("span", "", `${Math.round(100 * card.confidence)} % sure`),
   );
   text.append(labels, facts);
+  if (card.findings.length) text.append(makeElement("div", "findings", card.findings.join(" · ")));
   if (card.truth >= 0) text.append(makeElement("div", "truth", `true: ${className(gallery, card.truth)}`));
   element.append(makePicture(card.picture, `Image ${card.id}, labelled ${className(gallery, card.given)}`), text);
   element.onclick = () => moveFocus(gallery, index);

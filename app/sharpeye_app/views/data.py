@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from sharpeye.config import DEMO_METHODS, RunConfig, RunOptions, digest
+from sharpeye.data.findings import CONFLICT, FINDINGS
 from sharpeye.files import replacing
 from sharpeye.runs.inspection import Inspection, inspections, read_inspection, start_inspection
 from sharpeye.specs import TrustedList
@@ -49,7 +50,12 @@ CHECKED = (
     "None: judge every image by the others",
 )
 CONFIRM_COLUMNS = 4
-STAGES = {"start": "Reading the source", "decode": "Reading images", "measure speed": "Measuring the speed"}
+STAGES = {
+    "start": "Reading the source",
+    "decode": "Reading images",
+    "compare pictures": "Comparing pictures",
+    "measure speed": "Measuring the speed",
+}
 
 
 def ask_source() -> RunConfig | None:
@@ -136,17 +142,12 @@ def show_inspection(key: str, config: RunConfig, inspection: Inspection) -> None
         "classes": f"{len(names):,}",
         "validation images": f"{validation.images:,}" if validation else "none yet",
         "left out": f"{sum(inspection.skipped.values()):,}",
-        "repeated images": f"{inspection.duplicates:,}",
     }
     for column, (title, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
         column.metric(title, value)
     for warning in inspection.warnings:
         st.warning(plain(warning))
-    if inspection.contradictions:
-        st.warning(
-            f"Images that occur more than once with different labels: {inspection.contradictions:,}. "
-            "One of these labels is wrong."
-        )
+    show_findings(inspection)
     st.page_link(
         "views/run.py",
         label="Everything is there: go to Run" if validation else "Go to Run, without a clean split",
@@ -168,6 +169,25 @@ def show_inspection(key: str, config: RunConfig, inspection: Inspection) -> None
     picture_grid(training.decoded, training.sample[label], f"Training image labelled {names[label]}")
     st.caption("Above: training images with this label, some of them perhaps wrong. Below: trusted ones.")
     picture_grid(validation.decoded, validation.sample.get(label, ()), f"Trusted {names[label]}")
+
+
+def show_findings(inspection: Inspection) -> None:
+    """What can be told of the pictures before anything is computed on them."""
+    found = {name: count for name, count in inspection.findings.items() if count}
+    if found:
+        parts = (f":gray-badge[{count:,} {name}]" for name, count in found.items())
+        st.markdown(
+            "In the training images: " + " ".join(parts),
+            help="; ".join(f"{name}: {FINDINGS[name]}" for name in found)
+            + ". After a run, Review shows them by name.",
+        )
+    if inspection.conflicts:
+        st.warning(
+            f"{found[CONFLICT]:,} images show a picture that also has another label. One of these labels "
+            "is wrong, or both fit."
+        )
+        with st.expander("Look at them"):
+            picture_grid(inspection.training.decoded, inspection.conflicts, "Same picture, another label")
 
 
 def confirm_split(key: str, config: RunConfig, inspection: Inspection) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import streamlit as st
 
+from sharpeye.data.findings import FINDINGS
 from sharpeye.runs.review import STATES, Review
 from sharpeye.runs.store import store
 from sharpeye_app import data_plots
@@ -27,7 +28,8 @@ SORTS = {
 def ask_filters(review: Review) -> Filters:
     """The filter row; every choice is in the address, so that a link restores the view."""
     sorts = {**SORTS, **{name: name for name in review.methods if name != review.result.ranked_by}}
-    first, second, third, fourth, fifth = st.columns([2, 2, 2, 2.4, 2.4], vertical_alignment="bottom")
+    columns = st.columns([2, 2, 1.6, 2.2, 2.4, 2.4], vertical_alignment="bottom")
+    first, second, third, fourth, fifth, sixth = columns
     # By name: in another run the same number may be another class.
     given = first.selectbox(
         "Given label", review.classes, index=None, key="given", bind="query-params", placeholder="any"
@@ -39,7 +41,18 @@ def ask_filters(review: Review) -> Filters:
     sort = fourth.selectbox(
         "Sort by", list(sorts), format_func=sorts.__getitem__, key="sort", bind="query-params"
     )
-    low, high = fifth.slider(
+    counts = {name: int(images.sum()) for name, images in review.findings.items()}
+    finding = fifth.selectbox(
+        "Picture",
+        [name for name, count in counts.items() if count],
+        index=None,
+        key="finding",
+        bind="query-params",
+        placeholder="any",
+        format_func=lambda name: f"{name} ({counts[name]:,})",
+        help="; ".join(f"{name}: {meaning}" for name, meaning in FINDINGS.items()),
+    )
+    low, high = sixth.slider(
         "Suspicion, percentile", 0.0, 100.0, (0.0, 100.0), key="suspicion", bind="query-params"
     )
     chosen = None
@@ -53,7 +66,9 @@ def ask_filters(review: Review) -> Filters:
                 del st.query_params["selection"]
                 st.rerun()
     before, after = (None if name is None else review.classes.index(name) for name in (given, suggested))
-    return Filters(before, after, status, (low, high), st.session_state["differing"], sort or "", chosen)
+    return Filters(
+        before, after, status, (low, high), st.session_state["differing"], finding, sort or "", chosen
+    )
 
 
 def frozen_rows(review: Review, filters: Filters) -> np.ndarray:
@@ -151,6 +166,7 @@ def show_page(run: str, rows: np.ndarray, size: int) -> None:
             else int(review.truth[row]),
             verdict=STATES[review.verdict[row]],
             label=int(review.label[row]),
+            findings=tuple(name for name, images in review.findings.items() if images[row]),
         )
         for row in shown
     ]

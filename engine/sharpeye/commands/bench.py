@@ -9,12 +9,23 @@ import click
 import msgspec
 
 from sharpeye.api import submit
-from sharpeye.commands.options import BUDGET, DEVICE, JSON, LIMIT, WORKSPACE, method_names
+from sharpeye.commands.options import BUDGET, DEVICE, JSON, LIMIT, MODEL, WORKSPACE, method_names
 from sharpeye.commands.photographs import photos, roman
 from sharpeye.commands.waiting import result_of
-from sharpeye.config import CLASSICAL_METHODS, DEFAULT_METHODS, RunConfig, RunOptions
+from sharpeye.config import (
+    AUTO,
+    CLASSICAL_METHODS,
+    DEFAULT_METHODS,
+    SMALL,
+    TUNES,
+    RunConfig,
+    RunOptions,
+    digest,
+)
 from sharpeye.errors import InputError
+from sharpeye.files import file_stamp, replacing
 from sharpeye.quality import METRIC_TITLES
+from sharpeye.runs.workspace import open_workspace
 from sharpeye.specs import absolute
 
 if TYPE_CHECKING:
@@ -31,17 +42,21 @@ PAPER = {
 }
 COLUMNS = {"aggre": "aggre_label", "random1": "random_label1", "worse": "worse_label", "noisy": "noisy_label"}
 MEASURES = ("auc", "suggestion_accuracy", "relabel_accuracy", "ap")
-EVERY_METHOD = ",".join((*DEFAULT_METHODS, *CLASSICAL_METHODS))
+EVERY_METHOD = (*DEFAULT_METHODS, *CLASSICAL_METHODS)
 
 
 class BenchOptions(TypedDict):
     """What every benchmark is asked."""
 
     data: str
+    validation: str | None
     seeds: int
+    model: str
+    tune: str | None
+    image_size: int | None
     budget: str
     limit: int | None
-    methods: str
+    methods: str | None
     device: str
     workspace: str
     as_json: bool
@@ -52,7 +67,11 @@ OPTIONS = (
         "--data",
         required=True,
         metavar="DIR",
-        help="torchvision's root with CIFAR-*_human.pt; for cifar10n also train.parquet and test.parquet.",
+        help="train.parquet and test.parquet with the true `label`, or torchvision's root with "
+        "CIFAR-*_human.pt.",
+    ),
+    click.option(
+        "--validation", metavar="SPEC", help="As of `sharpeye run`.  [default: the clean test images]"
     ),
     click.option(
         "--seeds",
@@ -61,14 +80,16 @@ OPTIONS = (
         show_default=True,
         help="Runs with seeds 0 to N − 1.",
     ),
+    MODEL,
+    click.option("--tune", type=click.Choice(TUNES), help="As of `sharpeye run`."),
+    click.option("--image-size", type=click.IntRange(16, 1024), metavar="PX", help="As of `sharpeye run`."),
     BUDGET,
     LIMIT,
     click.option(
         "--method",
         "methods",
-        default=EVERY_METHOD,
         metavar="A,B,…",
-        help="Methods.  [default: all but vm and cleanlab]",
+        help="Methods.  [default: all but vm and cleanlab; on a pre-trained model the usual ones]",
     ),
     DEVICE,
     WORKSPACE,
@@ -108,7 +129,7 @@ bench.add_command(roman)
 @_options
 def cifar10n(noise: tuple[str, ...], **options: Unpack[BenchOptions]) -> None:
     """CIFAR-10N: 50,000 images with labels that people gave, the 10,000 clean test images as validation
-    split."""
+    split, or none."""
     _run("cifar10n", "CIFAR10", noise, options)
 
 
@@ -116,7 +137,7 @@ def cifar10n(noise: tuple[str, ...], **options: Unpack[BenchOptions]) -> None:
 @_options
 def cifar100n(**options: Unpack[BenchOptions]) -> None:
     """CIFAR-100N: 50,000 images with labels that people gave, the 10,000 clean test images as validation
-    split."""
+    split, or none. Rows that are marked as not `exact` are left out."""
     _run("cifar100n", "CIFAR100", ("noisy",), options)
 
 
@@ -124,12 +145,21 @@ def _run(name: str, images: str, noises: tuple[str, ...], options: BenchOptions)
     """One run for every noise and seed; then the table."""
     results: dict[str, list[RunResult]] = {}
     for noise in noises:
-        train, chosen = sources(options["data"], images, COLUMNS[noise])
-        chosen["methods"] = method_names(options["methods"])
-        chosen["budget"], chosen["limit"], chosen["device"] = (
-            options["budget"],
-            options["limit"],
-            options["device"],
+        root = open_workspace(options["workspace"]).root / "bench"
+        train, chosen = sources(options["data"], images, COLUMNS[noise], root)
+        if options["validation"] is not None:
+            chosen["validation"] = options["validation"]
+        if options["methods"] is not None:
+            chosen["methods"] = method_names(options["methods"])
+        elif options["model"] in (AUTO, SMALL) and options["validation"] != "none":
+            chosen["methods"] = EVERY_METHOD
+        chosen |= RunOptions(
+            model=options["model"],
+            tune=options["tune"],
+            image_size=options["image_size"],
+            budget=options["budget"],
+            limit=options["limit"],
+            device=options["device"],
         )
         for seed in range(options["seeds"]):
             chosen["seed"] = seed
@@ -138,27 +168,55 @@ def _run(name: str, images: str, noises: tuple[str, ...], options: BenchOptions)
     click.echo(msgspec.json.encode(results).decode() if options["as_json"] else markdown(results))
 
 
-def sources(data: str, images: str, column: str) -> tuple[str, RunOptions]:
+def sources(data: str, images: str, column: str, prepared: Path) -> tuple[str, RunOptions]:
     """The training source of CIFAR10 or CIFAR100 in a folder, and the options that say where the rest is.
+
+    Args:
+        data: the folder.
+        images: `CIFAR10` or `CIFAR100`.
+        column: of the given labels.
+        prepared: folder for files without the rows that are to be left out.
 
     Raises:
         InputError: they are not there.
     """
     root = Path(absolute(data))
-    if (root / "train.parquet").exists() and images == "CIFAR10":
-        validation = str(root / "test.parquet")
-        files = RunOptions(validation=validation, label_column=column, true_label_column="label")
-        return str(root / "train.parquet"), files
+    if (root / "train.parquet").exists():
+        train, validation = (exact_rows(root / f"{name}.parquet", prepared) for name in ("train", "test"))
+        files = RunOptions(validation=str(validation), label_column=column, true_label_column="label")
+        return str(train), files
     human = root / f"CIFAR-{images.removeprefix('CIFAR')}_human.pt"
     if not human.exists():
-        parquet = "train.parquet and test.parquet, or " if images == "CIFAR10" else ""
-        raise InputError(f"--data {data}: it takes {parquet}{human.name} and torchvision's {images}")
+        raise InputError(
+            f"--data {data}: it takes train.parquet and test.parquet, or {human.name} and torchvision's "
+            f"{images}"
+        )
     return f"torchvision:{images}/train", RunOptions(
         validation=f"torchvision:{images}/test",
         label_column=column,
         torchvision_root=str(root),
         human_labels=str(human),
     )
+
+
+def exact_rows(file: Path, prepared: Path) -> Path:
+    """A Parquet file without the rows whose column `exact` is false; itself where it has no such column.
+
+    Raises:
+        InputError: it is not there.
+    """
+    import pyarrow.parquet as pq
+
+    if not file.exists():
+        raise InputError(f"{file}: there is no such file")
+    if "exact" not in pq.read_schema(file).names:
+        return file
+    kept = prepared / f"{digest(str(file), *file_stamp(file))}.parquet"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(kept) as temporary:
+            pq.write_table(pq.read_table(file, filters=[("exact", "==", True)]), temporary)
+    return kept
 
 
 def markdown(results: "dict[str, list[RunResult]]") -> str:
@@ -181,7 +239,7 @@ def markdown(results: "dict[str, list[RunResult]]") -> str:
         notes.append(
             f"{name}: {len(runs)} seed{'s' if len(runs) > 1 else ''}, {runs[0].n:,} images, at most "
             f"{minutes:.1f} min a "
-            f"run on {runs[0].device}; by default ranked by {runs[0].ranked_by}, labels suggested as by "
+            f"run on {runs[0].device}; ranked by {runs[0].ranked_by}, labels suggested as by "
             f"val_loss_posterior; right labels {given} % as given, {cleaned} % with every suggestion applied "
             "that is "
             "more likely right than not."

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from sharpeye.api import DEFAULT_WORKSPACE
-from sharpeye.config import BUDGETS
+from sharpeye.config import AUTO, BUDGETS
 from sharpeye.errors import InputError
 
 DEMO_WORKSPACE = "~/.sharpeye/demo"
@@ -16,6 +16,7 @@ BUDGET = click.option(
 LIMIT = click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Use at most N training images, evenly spaced."
 )
+MODEL = click.option("--model", default=AUTO, show_default=True, metavar="NAME", help="As of `sharpeye run`.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 FIGURES = click.option(
     "--figures/--no-figures",

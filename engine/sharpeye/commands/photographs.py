@@ -11,9 +11,9 @@ import click
 import msgspec
 
 from sharpeye.api import submit
-from sharpeye.commands.options import BUDGET, DEVICE, JSON, LIMIT, WORKSPACE
+from sharpeye.commands.options import BUDGET, DEVICE, JSON, LIMIT, MODEL, WORKSPACE
 from sharpeye.commands.waiting import result_of
-from sharpeye.config import AUTO, RunConfig, RunOptions, digest
+from sharpeye.config import RunConfig, RunOptions, digest
 from sharpeye.errors import InputError
 from sharpeye.files import replacing
 from sharpeye.quality import Quality
@@ -179,7 +179,7 @@ def _own_rows(setting: str, run: "Run") -> list[Row]:
     help="Share of labels to change; may be given again.",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="0 to N − 1.")
-@click.option("--model", default=AUTO, show_default=True, metavar="NAME", help="As of `sharpeye run`.")
+@MODEL
 @LIMIT
 @BUDGET
 @DEVICE
@@ -247,7 +247,7 @@ def photos(
     metavar="DIR DIR",
     help="The same images as two people corrected them; found by content.",
 )
-@click.option("--model", default=AUTO, show_default=True, metavar="NAME", help="As of `sharpeye run`.")
+@MODEL
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="0 to N − 1.")
 @DEVICE
 @WORKSPACE

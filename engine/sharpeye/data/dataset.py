@@ -5,21 +5,21 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from sharpeye.data.images import BadImage, Decoded, decode, open_image
+from sharpeye.data.images import BadImage, Decoded, Measures, decode, open_image
 from sharpeye.data.sources import SPLIT_NAMES, Record, Source
 from sharpeye.errors import InputError
 from sharpeye.files import replacing_folder
 
 DECODE_CHUNK = 512
 # Changes when what `ingest` writes does.
-LAYOUT = 4
+LAYOUT = 5
 
 Report = Callable[[int, int], None]
 
@@ -209,6 +209,12 @@ def open_pixels(folder: Path, count: int, size: int | None) -> np.ndarray:
     return np.memmap(folder / "images.u8", dtype=np.uint8, mode="r", shape=(count, size, size, 3))
 
 
+def measures_of(images: LabeledImages) -> pd.DataFrame:
+    """The `Measures` of images, a column each, in their order."""
+    names = [field.name for field in fields(Measures)]
+    return pd.read_parquet(images.folder / "table.parquet", columns=names).iloc[images.rows]
+
+
 def check_room(folder: Path, needed: int, what: str, options: str) -> None:
     """Raise InputError where a folder has no room for so many bytes; `options` ask for less."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -274,7 +280,7 @@ def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int | None
             "label": codes[0],
             "split": [SPLIT_NAMES.get(str(r.split).lower(), "") for r in usable],
         }
-    ).join(pd.DataFrame(kept))
+    ).join(pd.DataFrame(kept).astype({"perceptual_hash": np.uint64}))
     if any(not _is_missing(r.true_label) for r in usable):
         table["true_label"] = codes[1]
     table.to_parquet(folder / "table.parquet", index=False)

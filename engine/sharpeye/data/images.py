@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy.fft import dctn
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset(
@@ -23,6 +24,9 @@ Encoded = bytes | Path | Image.Image
 # What people look at where the model's input is smaller than the image.
 PREVIEW_SIDE = 256
 PREVIEW_QUALITY = 85
+# Pictures are compared at so many grey pixels a side.
+THUMBNAIL_SIDE = 32
+HASH_SIDE = 8
 # Smaller pictures are kept without loss.
 LOSSLESS_SIDE = 64
 INTERPOLATIONS = {
@@ -58,15 +62,18 @@ class Measures:
     Attributes:
         width: in pixels.
         height: in pixels.
-        brightness: mean of the grey values, from 0 (black) to 1 (white).
+        brightness: 99th percentile of the grey values, from 0 (black) to 1 (white): low where nothing in a
+            picture is light.
         sharpness: standard deviation of the Laplacian of the grey values, at most PREVIEW_SIDE pixels a side,
             over that of the grey values themselves: low where a picture is blurred, whatever its contrast.
+        perceptual_hash: 64 bits that change little when a picture is scaled, encoded again or made lighter.
     """
 
     width: int
     height: int
     brightness: float
     sharpness: float
+    perceptual_hash: int
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def decode(image: Encoded, size: int | None) -> Decoded:
         shown = size is not None and max(whole.size) <= size
         whole.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BILINEAR)
         preview = np.asarray(whole)
-        measures = Measures(width, height, *_light_and_sharpness(whole))
+        measures = Measures(width, height, *_light_and_sharpness(whole), perceptual_hash(whole))
         return Decoded(preview if square is None else square, b"" if shown else _encoded(whole), measures)
 
 
@@ -137,7 +144,23 @@ def _light_and_sharpness(preview: Image.Image) -> tuple[float, float]:
     laplacian = -4 * grey[1:-1, 1:-1] + grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
     contrast = float(grey.std())
     sharpness = float(laplacian.std()) / contrast if laplacian.size and contrast > 0 else 0.0
-    return float(grey.mean()), sharpness
+    return float(np.percentile(grey, 99)), sharpness
+
+
+def thumbnail(picture: Image.Image) -> np.ndarray:
+    """Grey values by which pictures are compared, float32, (THUMBNAIL_SIDE, THUMBNAIL_SIDE)."""
+    grey = picture.convert("L").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(grey, dtype=np.float32)
+
+
+def perceptual_hash(picture: Image.Image) -> int:
+    """Which of the lowest frequencies of a picture are above their median, 64 bits.
+
+    pHash (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"), over the
+    HASH_SIDE x HASH_SIDE lowest coefficients of the cosine transform of the thumbnail.
+    """
+    low = dctn(thumbnail(picture))[:HASH_SIDE, :HASH_SIDE]
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes())
 
 
 def _encoded(preview: Image.Image) -> bytes:

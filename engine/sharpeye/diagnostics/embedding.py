@@ -1,9 +1,12 @@
-"""Where images lie in feature space: a map of it in two dimensions, and the nearest trusted images as
-evidence."""
+"""Where images lie in feature space: a map of it in two dimensions, the images most like each one, and the
+nearest trusted images as evidence."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
 from torch.nn.functional import normalize
 
 MAP_IMAGES = 50_000
@@ -12,6 +15,7 @@ SEED = 0
 NEIGHBOURS = 15
 COMPONENTS = 50
 CHUNK = 4096
+NEIGHBOUR_CHUNK = 512
 
 
 def rows_on_map(rank: np.ndarray) -> np.ndarray:
@@ -52,6 +56,51 @@ def embed(features: np.ndarray, placed: np.ndarray) -> np.ndarray:
 
         coordinates[placed] = UMAP(n_neighbors=NEIGHBOURS, random_state=SEED, n_jobs=1).fit_transform(reduced)
     return coordinates
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The images most like each image.
+
+    Attributes:
+        rows: their numbers, int64, (N, k).
+        similarity: cosine of the two images' features, float32, (N, k).
+    """
+
+    rows: np.ndarray
+    similarity: np.ndarray
+
+
+def neighbours(features: np.ndarray, device: torch.device) -> Neighbours:
+    """The NEIGHBOURS images most like each image, or all others where there are fewer.
+
+    They are those nearest in the COMPONENTS main directions of the features, which hold nearly all that
+    tells images apart; their similarity is that of the whole features, since what is unlike all others lies
+    outside of these directions.
+
+    Args:
+        features: (N, d).
+        device: where to compute similarities.
+    """
+    count = min(NEIGHBOURS, len(features) - 1)
+    if count < 1:
+        return Neighbours(np.zeros((len(features), 0), np.int64), np.zeros((len(features), 0), np.float32))
+    sample = features[np.unique(np.linspace(0, len(features) - 1, MAP_IMAGES).astype(np.int64))]
+    main = PCA(min(COMPONENTS, *sample.shape), random_state=SEED).fit(sample.astype(np.float32))
+    chunks = [slice(start, start + CHUNK) for start in range(0, len(features), CHUNK)]
+    points = np.concatenate([main.transform(features[chunk].astype(np.float32)) for chunk in chunks])
+    # Without a query, a point is not its own neighbour.
+    rows = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(points).kneighbors()[1]
+
+    def directions(some: np.ndarray) -> torch.Tensor:
+        return normalize(torch.from_numpy(features[some]).to(device).float(), dim=1)
+
+    similarity = np.empty(rows.shape, np.float32)
+    for start in range(0, len(features), NEIGHBOUR_CHUNK):
+        chunk = np.arange(start, min(start + NEIGHBOUR_CHUNK, len(features)))
+        others = directions(rows[chunk].ravel()).reshape(len(chunk), count, -1)
+        similarity[chunk] = torch.einsum("nd,nkd->nk", directions(chunk), others).cpu().numpy()
+    return Neighbours(rows, similarity)
 
 
 def nearest(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sharpeye.data.sources import Source
 
 SAMPLE_PER_CLASS = 12
+SHOWN_CONFLICTS = 24
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ class Inspection:
         model: that fits the images, or that was asked for.
         has_true_labels: whether it brings true labels.
         skipped: number of rows left out, by reason.
-        duplicates: images that repeat another one.
-        contradictions: different images that occur with more than one label.
+        findings: number of training images by name of FINDINGS, but for what takes features.
+        conflicts: rows of the decoded data set of some images whose picture has more than one label, side by
+            side.
         warnings: what the user should know.
         training: the training set.
         validation: the validation split; None where there is none yet.
@@ -84,8 +86,8 @@ class Inspection:
     model: str
     has_true_labels: bool
     skipped: dict[str, int]
-    duplicates: int
-    contradictions: int
+    findings: dict[str, int]
+    conflicts: tuple[int, ...]
     warnings: tuple[str, ...]
     training: InspectedSplit
     validation: InspectedSplit | None = None
@@ -134,9 +136,11 @@ def inspect(
     Raises:
         InputError: whatever is wrong with it.
     """
+    import numpy as np
     import pandas as pd
 
-    from sharpeye.data.dataset import ingest, natural_size
+    from sharpeye.data.dataset import ingest, measures_of, natural_size
+    from sharpeye.data.findings import CONFLICT, duplicate_findings, picture_findings
     from sharpeye.data.load import (
         fitted,
         lacks_validation,
@@ -144,6 +148,7 @@ def inspect(
         open_training,
         open_validation,
     )
+    from sharpeye.data.near_duplicates import groups_of, near_duplicate_pairs
     from sharpeye.training.models import input_size
 
     def report(done: int, total: int) -> None:
@@ -169,8 +174,11 @@ def inspect(
     with replacing(folder.skipped) as temporary:
         skipped.to_csv(temporary, index=False)
     reasons = skipped["reason"].str.replace(r"\(.*\)", "", regex=True).str.strip()
-    by_content = pd.DataFrame({"hash": training.hashes, "label": training.labels}).groupby("hash")["label"]
-    repeated = by_content.agg(["size", "nunique"])
+    advance("compare pictures", 0, 0)
+    groups = groups_of(near_duplicate_pairs(training), len(training))
+    found = duplicate_findings(groups, training.labels) | picture_findings(measures_of(training))
+    conflicts = np.flatnonzero(found[CONFLICT])
+    conflicts = conflicts[np.argsort(groups[conflicts], kind="stable")][:SHOWN_CONFLICTS]
     advance("measure speed", 0, 0)
     counts = len(training), 0 if validation is None else len(validation)
     estimates = _estimates(chosen, len(training.class_names), counts, natural)
@@ -180,8 +188,8 @@ def inspect(
         model=chosen.model,
         has_true_labels=training.true_labels is not None,
         skipped={str(reason): int(count) for reason, count in reasons.value_counts().items()},
-        duplicates=int((repeated["size"] - 1).sum()),
-        contradictions=int((repeated["nunique"] > 1).sum()),
+        findings={name: int(images.sum()) for name, images in found.items()},
+        conflicts=tuple(training.rows[conflicts].tolist()),
         warnings=tuple(warnings),
         training=_inspected(training),
         validation=None if validation is None else _inspected(validation),

@@ -38,6 +38,7 @@ from sharpeye.runs.artifacts import cached
 from sharpeye.runs.context import Execution, Note, RunContext
 from sharpeye.runs.diagnosis import ScoredRun, write_canaries, write_figures
 from sharpeye.runs.embedding import embedded
+from sharpeye.runs.findings import ImageFindings, image_findings
 from sharpeye.runs.folds import evaluate_folds
 from sharpeye.runs.map import references_of, write_map
 from sharpeye.runs.minimum import Minimum, TrainedStage, evaluate_minima, validation_minima
@@ -51,6 +52,7 @@ from sharpeye.training.devices import peak_memory_mb, select_device, watched_mem
 from sharpeye.training.models import input_size
 
 LEAST_PROBABILITY = 1e-3
+SHOWN_MEASURES = ("width", "height", "brightness", "sharpness")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ def execute(
     beliefs = loss_posterior(ranking.scoring)
     folder = workspace.run(row.id)
     scores = {name: result.scores for name, result in results.items()}
-    write_scores(folder.scores, score_columns(training, scores, beliefs))
+    features = ranking.scoring.evaluation.features
+    found = image_findings(context, training, features)
+    write_scores(folder.scores, score_columns(training, scores, beliefs, found))
     write_transition(folder, training, beliefs)
     seconds = sum(one.scoring.evaluation.seconds for one in judged.values())
     passes = sum(max(len(one.minima), 1) for one in judged.values())
@@ -148,7 +152,7 @@ def execute(
     with replacing(folder.result) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
     scored = ScoredRun(folder, beliefs, training, validation)
-    write_map(context, scored, ranking.scoring.evaluation.features, references)
+    write_map(context, scored, features, references)
     if CANARIES in stages:
         write_canaries(context, scored)
     if FIGURES in stages:
@@ -298,7 +302,7 @@ def _load_scores(path: Path) -> MethodScores:
 
 
 def score_columns(
-    training: LabeledImages, scores: dict[str, Scores], beliefs: NoisePosterior
+    training: LabeledImages, scores: dict[str, Scores], beliefs: NoisePosterior, found: ImageFindings
 ) -> ScoreColumns:
     """The table of a run's scores; the first method ranks, the noise posterior suggests labels."""
     first = next(iter(scores.values()))
@@ -316,6 +320,10 @@ def score_columns(
         candidate_classes=np.array(training.class_names, dtype=object)[candidates.classes],
         candidate_scores=candidates.scores,
         image_row=training.rows,
+        findings=found.findings,
+        duplicate_group=found.duplicate_group,
+        outlier_distance=found.outlier_distance,
+        **{name: found.measures[name].to_numpy() for name in SHOWN_MEASURES},
     )
 
 

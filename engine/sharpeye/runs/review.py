@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from sharpeye.data.findings import masks_of
 from sharpeye.errors import InputError
 from sharpeye.runs.decisions import VERDICTS, Decision, changes_since, decide, earlier_decisions, head
 from sharpeye.runs.result import RunResult, read_result
@@ -84,6 +85,8 @@ class Review:
         confidence: of the suggestion, (N,).
         wrong: P(given label is wrong), (N,).
         image_row: row in the decoded data set, (N,).
+        findings: by name of FINDINGS, the images that have it, bool, (N,).
+        duplicate_group: of pictures that show the same, −1 for none, (N,).
         verdict: position in STATES, (N,).
         label: class that a decision gave, −1 where none did, (N,).
         earlier: by row, decisions on another state of the source that fit here, see `_fitting`.
@@ -104,6 +107,8 @@ class Review:
     confidence: np.ndarray
     wrong: np.ndarray
     image_row: np.ndarray
+    findings: dict[str, np.ndarray]
+    duplicate_group: np.ndarray
     verdict: np.ndarray
     label: np.ndarray
     earlier: dict[int, Decision]
@@ -249,6 +254,8 @@ def _read_review(workspace: Workspace, run: str, dataset: str, written: int) -> 
             "confidence",
             "wrong_probability",
             "image_row",
+            "findings",
+            "duplicate_group",
         ],
     )
     classes = list(result.classes_in_order)
@@ -274,6 +281,8 @@ def _read_review(workspace: Workspace, run: str, dataset: str, written: int) -> 
         confidence=table["confidence"].to_numpy(np.float32),
         wrong=table["wrong_probability"].to_numpy(np.float32),
         image_row=table["image_row"].to_numpy(np.int64),
+        findings=masks_of(table["findings"]),
+        duplicate_group=table["duplicate_group"].to_numpy(np.int64),
         verdict=np.zeros(len(table), dtype=np.int8),
         label=np.full(len(table), -1, dtype=np.int32),
         earlier={} if made.empty else _fitting(made, ids, given, classes),

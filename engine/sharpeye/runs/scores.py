@@ -26,6 +26,13 @@ ScoreColumn = Literal[
     "candidate_classes",
     "candidate_scores",
     "image_row",
+    "findings",
+    "duplicate_group",
+    "outlier_distance",
+    "width",
+    "height",
+    "brightness",
+    "sharpness",
 ]
 
 
@@ -46,6 +53,13 @@ class ScoreColumns:
         candidate_classes: names of the candidate labels of each image, (N, k).
         candidate_scores: the first method's score of each of them, (N, k).
         image_row: row of the image in the decoded data set.
+        findings: what is wrong with the image apart from its label, see `sharpeye.data.findings.FINDINGS`.
+        duplicate_group: number of the group of pictures that show the same; −1 for none.
+        outlier_distance: 1 − mean cosine of the features to those of the images most like it.
+        width: in pixels.
+        height: in pixels.
+        brightness: see `sharpeye.data.images.Measures`.
+        sharpness: likewise.
     """
 
     id: np.ndarray
@@ -59,6 +73,13 @@ class ScoreColumns:
     candidate_classes: np.ndarray
     candidate_scores: np.ndarray
     image_row: np.ndarray
+    findings: "pd.Categorical[str]"
+    duplicate_group: np.ndarray
+    outlier_distance: np.ndarray
+    width: np.ndarray
+    height: np.ndarray
+    brightness: np.ndarray
+    sharpness: np.ndarray
 
 
 def ranks_of(influence: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from sharpeye.specs import NoValidation
 
 DECODE, PRETRAIN, BELIEFS, REFINE = "decode", "pretrain", "beliefs", "refine"
 EMBED, HEADS = "embed", "heads"
-MAP, CANARIES, FIGURES = "map", "canaries", "figures"
+NEIGHBOURS, MAP, CANARIES, FIGURES = "neighbours", "map", "canaries", "figures"
 
 
 def minimum_stage(optimizer: str) -> str:
@@ -62,7 +62,7 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
             stages += [minimum_stage(config.optimizer), BELIEFS, REFINE, final_minimum_stage(optimizer)]
         stages += [curvature_stage(kind), score_stage(kind)]
     stages += [score_stage(name) for name in config.methods if isinstance(METHODS[name], TrajectoryMethod)]
-    stages.append(MAP)
+    stages += [NEIGHBOURS, MAP]
     if config.figures and not isinstance(config.data.validation, NoValidation):
         # The figures follow a network through training; a head on features has but one minimum.
         stages += [CANARIES] if config.on_features else [CANARIES, FIGURES]

@@ -13,6 +13,7 @@ from sharpeye.training.batches import Labels, read_batches, read_labels
 from sharpeye.training.models import Classifier
 
 CHUNK = 8192
+STANDARDIZED_BYTES = 1e9
 MAX_ITERATIONS = 200
 # Of the change of the risk, in nats an image, in one iteration.
 TOLERANCE = 1e-6
@@ -93,11 +94,16 @@ def fit_head(
         iterations: at most.
     """
     weight, bias = (values.clone().requires_grad_(True) for values in (start.weight, start.bias))
-    # In half precision, where that is what the features have: they stay in memory.
-    chunks = [
-        (torch.from_numpy(np.asarray(features[chunk])).to(device), read_labels(labels, chunk, device))
-        for chunk in (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-    ]
+
+    def standardized(values: Tensor) -> Tensor:
+        return (values.float() - start.centre) / start.scale
+
+    # They stay in memory, in half precision where they are many.
+    few = 4 * len(rows) * features.shape[1] <= STANDARDIZED_BYTES
+    chunks: list[tuple[Tensor, Tensor]] = []
+    for chunk in (rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)):
+        values = torch.from_numpy(np.asarray(features[chunk])).to(device)
+        chunks.append((standardized(values) if few else values, read_labels(labels, chunk, device)))
     optimizer = torch.optim.LBFGS(
         [weight, bias],
         max_iter=iterations,
@@ -111,7 +117,7 @@ def fit_head(
         optimizer.zero_grad()
         total = torch.zeros((), device=device)
         for values, wanted in chunks:
-            inputs = (values.float() - start.centre) / start.scale
+            inputs = values if few else standardized(values)
             loss = functional.cross_entropy(inputs @ weight.T + bias, wanted, reduction="sum") / len(rows)
             loss.backward()
             total += loss.detach()

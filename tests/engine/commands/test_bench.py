@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sharpeye.commands.bench import PAPER, markdown, sources
+from sharpeye.commands.bench import PAPER, exact_rows, markdown, sources
 from sharpeye.errors import InputError
 from sharpeye.runs.result import parse_result
 from tests.engine.commands.test_cli import sharpeye
@@ -66,7 +66,23 @@ def test_bench_runs_every_seed_and_prints_the_paper_beside_it(data: Path) -> Non
 
 def test_bench_says_which_files_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"CIFAR-100_human.pt"):
-        sources(str(tmp_path), "CIFAR100", "noisy_label")
+        sources(str(tmp_path), "CIFAR100", "noisy_label", tmp_path)
     (tmp_path / "CIFAR-100_human.pt").touch()
-    assert sources(str(tmp_path), "CIFAR100", "noisy_label")[0] == "torchvision:CIFAR100/train"
+    assert sources(str(tmp_path), "CIFAR100", "noisy_label", tmp_path)[0] == "torchvision:CIFAR100/train"
+    pd.DataFrame({"label": [1]}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=r"test.parquet: there is no such file"):
+        sources(str(tmp_path), "CIFAR100", "noisy_label", tmp_path)
+
+
+def test_rows_that_are_not_exact_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "train.parquet"
+    pd.DataFrame({"label": [1, 2, 3], "exact": [True, False, True]}).to_parquet(file)
+    kept = exact_rows(file, tmp_path / "bench")
+    assert pd.read_parquet(kept)["label"].tolist() == [1, 3]
+    assert exact_rows(file, tmp_path / "bench") == kept
+    pd.DataFrame({"label": [1, 2]}).to_parquet(file)
+    assert exact_rows(file, tmp_path / "bench") == file
+
+
+def test_every_benchmark_has_its_figures_of_the_paper() -> None:
     assert set(PAPER) == {"cifar10n aggre", "cifar10n random1", "cifar10n worse", "cifar100n noisy"}

@@ -5,17 +5,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 import sharpeye
 from sharpeye.config import HEAD_METHODS, PHOTOGRAPHS, RunConfig
 from sharpeye.data.dataset import natural_size
+from sharpeye.data.findings import CONFLICT
 from sharpeye.data.load import fitted, open_training
 from sharpeye.errors import InputError
 from sharpeye.influence.methods import select_methods
 from sharpeye.runs.folds import FOLDS, assign_folds
 from sharpeye.runs.stages import stages_of
 from sharpeye.specs import NoValidation
+from tests.engine.data.scenes import scene
 
 
 @pytest.fixture
@@ -99,3 +101,18 @@ def test_wrong_labels_come_first_with_and_without_a_clean_split(
     other = sharpeye.run(str(photographs), damping=10.0, **options)  # type: ignore[arg-type]
     assert "embed" not in other.result.stage_seconds
     assert set((run.workspace.root / "stages").glob("features-*")) == features
+
+
+def test_a_picture_under_two_labels_is_found_though_it_is_cut_and_encoded_again(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    pictures = [scene(seed, 160).filter(ImageFilter.GaussianBlur(1.5)) for seed in range(12)]
+    for number, picture in enumerate(pictures):
+        path = folder / ("ant" if number % 2 else "bee") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    pictures[0].crop((3, 3, 157, 157)).save(folder / "ant" / "again.jpg", quality=95)
+    scores = sharpeye.run(str(folder), workspace=tmp_path / "ws").scores
+    conflict = scores["findings"].astype(str).str.contains(CONFLICT)
+    assert sorted(scores["id"][conflict]) == ["ant/again.jpg", "bee/0.png"]
+    assert scores["duplicate_group"][conflict].nunique() == 1
+    assert sorted(scores["width"][conflict]) == [154, 160]

@@ -34,6 +34,13 @@ COLUMNS = ScoreColumns(
     candidate_classes=np.array([["ant", "bee"]] * 2, dtype=object),
     candidate_scores=np.array([[0.1, 0.5], [2.0, 1.0]]),
     image_row=np.array([4, 7]),
+    findings=pd.Categorical(["", "dark"]),
+    duplicate_group=np.array([-1, 0]),
+    outlier_distance=np.array([0.1, 0.2]),
+    width=np.array([30, 40]),
+    height=np.array([30, 20]),
+    brightness=np.array([0.9, 0.2]),
+    sharpness=np.array([1.0, 0.5]),
 )
 
 

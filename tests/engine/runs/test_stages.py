@@ -28,6 +28,7 @@ FLAT = ("curvature (flat)", "score (flat)")
                 "score (erm)",
                 "minimum (lpf-sgd)",
                 *FLAT,
+                "neighbours",
                 "map",
             ),
         ),
@@ -42,6 +43,7 @@ FLAT = ("curvature (flat)", "score (flat)")
                 "final minimum (lpf-sgd)",
                 *FLAT,
                 "score (lissa)",
+                "neighbours",
                 "map",
                 "canaries",
                 "figures",
@@ -49,11 +51,11 @@ FLAT = ("curvature (flat)", "score (flat)")
         ),
         (
             RunOptions(methods=("val_loss",), optimizer="erm", pretrain=False),
-            ("decode", "minimum (erm)", *FLAT, "map"),
+            ("decode", "minimum (erm)", *FLAT, "neighbours", "map"),
         ),
         (
             RunOptions(methods=("tracin",), budget="fast"),
-            ("decode", "pretrain", "minimum (lpf-sgd)", *FLAT, "score (tracin)", "map"),
+            ("decode", "pretrain", "minimum (lpf-sgd)", *FLAT, "score (tracin)", "neighbours", "map"),
         ),
     ],
 )
@@ -90,8 +92,8 @@ def test_a_run_goes_through_its_stages_in_order(
 
 
 def test_a_stage_that_is_not_listed_cannot_be_reported() -> None:
-    report = stages_only(("decode", "map"), lambda step: None)
-    report(Progress("map", 0, 1, "step"))
+    report = stages_only(("decode", "neighbours", "map"), lambda step: None)
+    report(Progress("neighbours", "map", 0, 1, "step"))
     with pytest.raises(ValueError, match="stage 'embed' is not among those of this run"):
         report(Progress("embed", 0, 1, "step"))
 
