@@ -24,9 +24,25 @@ SMALL_LIMIT = 64
 PACKAGED_BACKBONES = ("efficientnet_lite0", "efficientnet_lite2")
 TORCHVISION_BACKBONES = ("resnet18", "resnet34", "resnet50", "convnext_tiny", "vit_b_16")
 AUTO, SMALL, PHOTOGRAPHS = "auto", "small", "efficientnet_lite0"
-DEFAULT_METHODS = ("fvm", "fvm_normalized", "fvm_posterior", "val_loss", "val_loss_posterior", "margin")
+DEFAULT_METHODS = (
+    "fvm",
+    "fvm_newton",
+    "fvm_normalized",
+    "fvm_posterior",
+    "val_loss",
+    "val_loss_posterior",
+    "margin",
+)
 # On frozen features the noise posterior ranks better than any influence (see the benchmarks).
-HEAD_METHODS = ("val_loss_posterior", "fvm", "fvm_normalized", "fvm_posterior", "val_loss", "margin")
+HEAD_METHODS = (
+    "val_loss_posterior",
+    "fvm",
+    "fvm_newton",
+    "fvm_normalized",
+    "fvm_posterior",
+    "val_loss",
+    "margin",
+)
 DEMO_METHODS = ("fvm", "vm", *DEFAULT_METHODS[1:])
 # What the paper compares with. All take the network as it was trained on the given labels.
 CLASSICAL_METHODS = ("lissa", "tracin", "tracin_self", "datainf", "gex")

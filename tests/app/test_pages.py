@@ -10,8 +10,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import sharpeye_app
+from sharpeye.config import PHOTOGRAPHS, RunConfig
+from sharpeye.data.findings import CONFLICT, DARK, DUPLICATE
 from sharpeye.runs.decisions import Decision, current_decisions, decide
 from sharpeye.runs.export import EXPORTED_FILES, export, exported_content
+from sharpeye.runs.inspection import InspectedSplit, Inspection
+from sharpeye.runs.reports import write_report
 from sharpeye.runs.review import Review
 from sharpeye.runs.store import get_run, register_dataset, store
 from sharpeye.runs.workspace import Workspace
@@ -50,6 +54,36 @@ def test_an_empty_workspace_says_what_to_do(empty: Workspace, page: str, says: s
 def test_every_page_opens_on_a_finished_run(review: Review, page: str) -> None:
     at = opened(page)
     assert not at.error
+
+
+def inspected(key: str, **known: object) -> None:
+    """A report on a data set of two classes, as the engine writes it."""
+    folder = workspace().inspection(key)
+    folder.config.parent.mkdir(parents=True, exist_ok=True)
+    folder.config.write_text(RunConfig.of("photos/").to_json())
+    training = InspectedSplit("photos", 40, (20, 20), "0123456789abcdef", {0: (0,), 1: (1,)})
+    inspection = Inspection(("ant", "bee"), 400, PHOTOGRAPHS, False, {}, {}, (), (), training)
+    write_report(folder, lambda advance: replace(inspection, **known))  # type: ignore[arg-type]
+
+
+def test_data_counts_what_is_wrong_with_pictures_and_shows_conflicts(empty: Workspace) -> None:
+    inspected("0a1b", findings={CONFLICT: 2, DUPLICATE: 5, DARK: 0}, conflicts=(0, 3))
+    at = opened("data", inspection="0a1b")
+    shown = " ".join(text.value for text in at.markdown)
+    assert "5 near-duplicate" in shown
+    assert "dark" not in shown
+    assert any("2 images show a picture that also has another label" in one.value for one in at.warning)
+
+
+def test_a_model_that_nobody_knows_is_refused_on_the_page(empty: Workspace) -> None:
+    inspected("0a1b")
+    assert not opened("run").error
+    # The test driver knows no boxes that take other words than their options: as if it had been typed before.
+    at = AppTest.from_file(str(MAIN), default_timeout=20).run()
+    at.session_state["model"] = "lenet"
+    at.switch_page("views/run.py").run()
+    assert not at.exception
+    assert "unknown; choose one of" in at.error[0].value.replace("\\", "")
 
 
 def test_filters_in_the_address_restore_the_view(review: Review) -> None:

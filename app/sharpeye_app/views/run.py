@@ -76,6 +76,7 @@ def ask_model(inspection: Inspection) -> str:
             MODELS,
             format_func=title,
             accept_new_options=True,
+            key="model",
             help="small is trained from nothing, on images up to 64 pixels. The others were trained on "
             "ImageNet; the two EfficientNets are installed with Sharpeye. Any name of timm can be typed, as "
             "timm:NAME.",
@@ -159,9 +160,13 @@ def start_form() -> None:
     model = ask_model(inspection)
     above = st.container()
     config = replace(ask_config(ready[at].config), model=model)
-    chosen = config.resolved(inspection.image_size, inspection.validation is not None)
-    known = [one for one in inspection.estimates if (one.model, one.tune) == (chosen.model, chosen.tune)]
-    costs = known[0].budgets if known else None
+    try:
+        chosen = config.resolved(inspection.image_size, inspection.validation is not None)
+    except InputError as error:
+        st.error(plain(str(error)))
+        return
+    wanted = (chosen.model, chosen.tune)
+    costs = next((one.budgets for one in inspection.estimates if (one.model, one.tune) == wanted), None)
     if not chosen.on_features:
         with above:
             config = replace(config, budget=ask_budget(costs))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sharpeye.api import Run
     from sharpeye.data.dataset import LabeledImages
+    from sharpeye.runs.workspace import Workspace
 
 CUTS = (50, 100, 200)
 
@@ -94,17 +95,19 @@ def _records(folder: str) -> Iterator[tuple[str, Path, str]]:
         yield record.id, record.image, str(record.label)
 
 
-def features_of(run: "Run") -> tuple["LabeledImages", "LabeledImages"]:
-    """The images of a finished run with their features: training set and validation split."""
+def features_of(config: RunConfig, workspace: "Workspace") -> tuple["LabeledImages", "LabeledImages"]:
+    """The images of a configuration with their features: training set and validation split."""
+    from sharpeye.data.dataset import natural_size
+    from sharpeye.data.load import fitted, open_sources, open_training
     from sharpeye.progress import ignore
     from sharpeye.runs.context import Execution, RunContext
-    from sharpeye.runs.pipeline import load
+    from sharpeye.runs.pipeline import read_splits
     from sharpeye.training.devices import select_device
 
-    row = run.row()
-    config = row.run_config()
+    training = open_training(config.data)
+    config = fitted(config, training, natural_size(training))
     execution = Execution(select_device(config.device), ignore, lambda note: None)
-    return load(RunContext(config, run.workspace, execution), row)
+    return read_splits(RunContext(config, workspace, execution), open_sources(config.data))
 
 
 def baseline_rows(
@@ -124,10 +127,11 @@ def baseline_rows(
     from sharpeye.influence.plain_baselines import confident_learning_on_features, nearest_neighbours
     from sharpeye.runs.embedding import feature_rows
 
-    training, validation = features_of(run)
+    config = run.row().run_config()
+    training, validation = features_of(config, run.workspace)
     features, classes = feature_rows(training), len(training.class_names)
-    trusted, seed = (feature_rows(validation), validation.labels), run.row().run_config().seed
-    scores = confident_learning_on_features(features, training.labels, trusted, classes, seed)
+    trusted = feature_rows(validation), validation.labels
+    scores = confident_learning_on_features(features, training.labels, trusted, classes, config.seed)
     scores.append(nearest_neighbours(features, training.labels, classes))
     best: dict[str, Row] = {}
     for one in scores:
@@ -211,13 +215,12 @@ def photos(
     from sharpeye.runs.embedding import feature_rows
     from sharpeye.runs.workspace import open_workspace
 
-    root = open_workspace(workspace).root / "bench"
+    opened = open_workspace(workspace)
+    root = opened.root / "bench"
     options = RunOptions(
         validation=validation, limit=limit, budget=budget, device=device, model=model, tune="head"
     )
-    first = submit(RunConfig.of(str(packed(data, root, {})), **options), workspace)
-    result_of(first)
-    images, _ = features_of(first)
+    images, _ = features_of(RunConfig.of(str(packed(data, root, {})), **options), opened)
     names, features = images.class_names, feature_rows(images)
     true = {identity: label for identity, _, label in _records(data)}
     columns = {}

@@ -43,6 +43,8 @@ class Evaluation:
         influence: gᵀ(H + λI)⁻¹g for each candidate label, (N, k); with given labels only, (N, 1) and
             `classes` of losses stays (N, k).
         leverage: tr M(x) over the candidates, (N,), or None with given labels only.
+        newton: rᵀ(M⁻¹ + wF)⁻¹r for each candidate label, see `sharpeye.influence.evaluation.newton_step`,
+            (N, k); or None with given labels only.
         features: φ(x), (N, d), mean over views; float16.
         seconds: duration of the pass.
         memory_mb: most memory in use during it.
@@ -52,6 +54,7 @@ class Evaluation:
     losses: np.ndarray
     influence: np.ndarray
     leverage: np.ndarray | None
+    newton: np.ndarray | None
     features: np.ndarray
     seconds: float
     memory_mb: float
@@ -67,12 +70,15 @@ class ScoringContext:
         evaluation: of the training set, at the method's own minimum.
         reliance: how much a given label counts beside the network's prediction, see
             `sharpeye.influence.noise_posterior`.
+        temperature: of the network's predictions; None for the one under which the given labels are most
+            likely.
     """
 
     labels: np.ndarray
     class_count: int
     evaluation: Evaluation
     reliance: float
+    temperature: float | None = 1.0
 
 
 @dataclass(frozen=True)

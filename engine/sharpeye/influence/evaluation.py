@@ -14,11 +14,14 @@ from sharpeye.curvature.linearization import HEAD_BATCH, Jacobian, gradient_batc
 from sharpeye.data.dataset import Images
 from sharpeye.influence.base import Evaluation
 from sharpeye.training.batches import mirror, read_batches
-from sharpeye.training.devices import watched_memory
+from sharpeye.training.devices import in_float64, watched_memory
 from sharpeye.training.models import Classifier
 
 MAX_CANDIDATES = 20
 SMALLEST_PROBABILITY = 1e-12
+# Of the mean Hessian of the validation risk, and of probability beyond the candidates.
+NEWTON_WEIGHT = 0.1
+SMALLEST_REST = 1e-6
 
 
 def evaluate(
@@ -72,7 +75,7 @@ def evaluate(
                 if classes is None
                 else torch.from_numpy(classes[rows]).to(device)
             )
-            influence, leverage = zip(
+            influence, leverage, newton = zip(
                 *[
                     view_influence(curvature, jacobian, p, chosen if all_candidates else None, given)
                     for _, p, jacobian in linearized
@@ -85,6 +88,7 @@ def evaluate(
                 losses.gather(1, chosen),
                 torch.stack(influence).mean(0),
                 torch.stack(leverage).mean(0),
+                torch.stack(newton).mean(0),
                 features.half(),
             )
             parts.append(tuple(t.cpu() for t in columns_of_batch))
@@ -96,14 +100,15 @@ def evaluate(
         losses=columns[1],
         influence=columns[2],
         leverage=columns[3] if all_candidates else None,
-        features=columns[4],
+        newton=columns[4] if all_candidates else None,
+        features=columns[5],
         seconds=time.monotonic() - started,
         memory_mb=memory_mb,
     )
 
 
 def mean_evaluation(parts: list[Evaluation], weights: list[float]) -> Evaluation:
-    """Weighted mean of the losses, influence and leverage of evaluations of the same candidate classes.
+    """Weighted mean of what evaluations of the same candidate classes hold.
 
     The features of the last.
     """
@@ -113,11 +118,13 @@ def mean_evaluation(parts: list[Evaluation], weights: list[float]) -> Evaluation
         return result
 
     leverage = [part.leverage for part in parts if part.leverage is not None]
+    newton = [part.newton for part in parts if part.newton is not None]
     return replace(
         parts[-1],
         losses=mean([part.losses for part in parts]),
         influence=mean([part.influence for part in parts]),
         leverage=mean(leverage) if leverage else None,
+        newton=mean(newton) if newton else None,
         seconds=sum(part.seconds for part in parts),
         memory_mb=max(part.memory_mb for part in parts),
     )
@@ -134,8 +141,9 @@ def candidate_classes(losses: Tensor, given: Tensor) -> Tensor:
 
 def view_influence(
     curvature: Curvature, jacobian: Jacobian, probabilities: Tensor, classes: Tensor | None, given: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Influence of each candidate label and the leverage tr M(x), from one Gram matrix an image.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Influence of each candidate label, the leverage tr M(x), and the Newton step of each candidate label,
+    from one Gram matrix an image.
 
     With M = J(H + λI)⁻¹Jᵀ: candidate(c) = r_cᵀMr_c, r_c = p − e_c. The rows of M are those of the candidates;
     where these are not all classes, those of r_c and of p, so that what cancels is the leverage, which is
@@ -149,18 +157,45 @@ def view_influence(
         given: given labels, (B,).
 
     Returns:
-        (B, k) and (B,); for the given label only, (B, 1) and zeros.
+        (B, k), (B,) and (B, k); for the given label only, (B, 1) and zeros.
     """
     identity = torch.eye(probabilities.shape[1], dtype=probabilities.dtype, device=probabilities.device)
     if classes is None:
         quadratic = curvature.inverse_quadratic(jacobian((probabilities - identity[given])[None]))
-        return quadratic.T, torch.zeros_like(quadratic[0])
+        return quadratic.T, torch.zeros_like(quadratic[0]), torch.zeros_like(quadratic.T)
     chosen = identity[classes].transpose(0, 1)
     if classes.shape[1] == probabilities.shape[1]:
         matrix = curvature.inverse_gram(jacobian(chosen))
         residuals = probabilities[:, None] - identity
-        influence = ((residuals @ matrix) * residuals).sum(2)
-        return influence, matrix.diagonal(dim1=1, dim2=2).sum(1)
+        between = residuals @ matrix @ residuals.mT
+        influence, leverage = (gram.diagonal(dim1=1, dim2=2) for gram in (between, matrix))
+        return influence, leverage.sum(1), newton_step(between, probabilities)
     matrix = curvature.inverse_gram(jacobian(torch.cat([probabilities - chosen, probabilities[None]])))
     diagonal = matrix.diagonal(dim1=1, dim2=2)
-    return diagonal[:, :-1], (diagonal[:, -1:] - 2 * matrix[:, :-1, -1] + diagonal[:, :-1]).sum(1)
+    leverage = (diagonal[:, -1:] - 2 * matrix[:, :-1, -1] + diagonal[:, :-1]).sum(1)
+    newton = newton_step(matrix[:, :-1, :-1], probabilities.gather(1, classes))
+    return diagonal[:, :-1], leverage, newton
+
+
+def newton_step(between: Tensor, probabilities: Tensor, weight: float = NEWTON_WEIGHT) -> Tensor:
+    """gᵀ(H + λI + wH_z)⁻¹g for each candidate label, H_z = JᵀFJ the Hessian of the image's own loss: how far
+    one Newton step moves the minimum where the image joins the risk with weight w. (B, k).
+
+    As r_cᵀ(M⁻¹ + wF)⁻¹r_c with M = J(H + λI)⁻¹Jᵀ and F = diag p − ppᵀ, which needs no more than the Gram
+    matrix of the residuals r_c = p − e_c, since F = Σ_c p_c r_c r_cᵀ. w = 0 is the influence; for w → ∞, w
+    times it becomes r_cᵀF⁺r_c = 1/p_c − 1, which ranks as the loss does. Classes that are not candidates
+    count as one, of their mean residual.
+
+    Args:
+        between: r_aᵀMr_b of the candidates, (B, k, k).
+        probabilities: of the candidates, (B, k).
+        weight: w, relative to the mean over the validation risk.
+    """
+    gram, p = in_float64(between), in_float64(probabilities)
+    rest = (1 - p.sum(1)).clamp_min(0.0)
+    # Σ_c p_c r_c over all classes is 0, so what the others contribute is known from the candidates.
+    shared = torch.where(rest > SMALLEST_REST, 1 / rest.clamp_min(SMALLEST_REST), 0.0)
+    fisher = torch.diag_embed(p) + shared[:, None, None] * p[:, :, None] * p[:, None]
+    identity = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
+    solved = torch.linalg.solve(identity + weight * gram @ fisher, gram)
+    return solved.diagonal(dim1=1, dim2=2).clamp_min(0.0).to(between)

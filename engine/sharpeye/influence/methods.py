@@ -19,7 +19,7 @@ from sharpeye.influence.base import (
 from sharpeye.influence.baselines import margin, val_loss
 from sharpeye.influence.confident_learning import confident_learning
 from sharpeye.influence.noise_posterior import SMALLEST, NoisePosterior, noise_posterior
-from sharpeye.influence.validation_minima import influence, normalized_influence
+from sharpeye.influence.validation_minima import influence, newton_influence, normalized_influence
 
 if TYPE_CHECKING:
     from sharpeye.influence.trajectory import TrajectoryContext
@@ -44,9 +44,7 @@ def _val_loss_posterior(context: ScoringContext) -> Scores:
 def loss_posterior(context: ScoringContext) -> NoisePosterior:
     """The noise posterior on validation losses, −log p_c."""
     losses = Candidates(context.evaluation.classes, context.evaluation.losses)
-    return noise_posterior(
-        losses, context.labels, context.class_count, temperature=1.0, reliance=context.reliance
-    )
+    return noise_posterior(losses, context.labels, context.class_count, context.temperature, context.reliance)
 
 
 def _as_scores(posterior: NoisePosterior) -> Scores:
@@ -68,6 +66,9 @@ MINIMUM_METHODS = {
     method.name: method
     for method in (
         MinimumMethod("fvm", "flat", influence, "influence at a flat validation minimum"),
+        MinimumMethod(
+            "fvm_newton", "flat", newton_influence, "fvm with the image's own curvature: a Newton step", True
+        ),
         MinimumMethod("vm", "erm", influence, "influence at a plain validation minimum"),
         MinimumMethod(
             "fvm_normalized", "flat", normalized_influence, "fvm with the leverage divided out", True

@@ -16,6 +16,15 @@ def influence(context: ScoringContext) -> Scores:
     return Scores(candidates.of(context.labels), candidates)
 
 
+def newton_influence(context: ScoringContext) -> Scores:
+    """gᵀ(H + λI + wH_z)⁻¹g, H_z the Hessian of the image's own loss: between `influence` (w = 0) and the
+    loss (w → ∞); see `sharpeye.influence.evaluation.newton_step`."""
+    evaluation = context.evaluation
+    assert evaluation.newton is not None
+    candidates = Candidates(evaluation.classes, evaluation.newton)
+    return Scores(candidates.of(context.labels), candidates)
+
+
 def normalized_influence(context: ScoringContext) -> Scores:
     """I(x, y) / tr M(x), M(x) = J(H + λI)⁻¹Jᵀ: the leverage, common to all labels of an image, is divided
     out; scaled so that M ∝ I gives |p − e_y|²."""

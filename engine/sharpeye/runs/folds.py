@@ -92,7 +92,8 @@ def evaluate_folds(
 
     evaluation = cached(context, "fold-evaluation", inputs, compute, save_evaluation, load_evaluation)
     evaluation = replace(evaluation, features=feature_rows(training))
-    return ScoringContext(training.labels, len(training.class_names), evaluation, RELIANCE)
+    # Heads of strong ridge, and heads on beliefs, are less sure than they could be.
+    return ScoringContext(training.labels, len(training.class_names), evaluation, RELIANCE, temperature=None)
 
 
 def evaluate_held(
@@ -192,7 +193,7 @@ def believed(
         losses.append(minus_log.gather(1, chosen).numpy())
     back = np.argsort(np.concatenate(order))
     candidates = Candidates(np.concatenate(classes)[back], np.concatenate(losses)[back])
-    return noise_posterior(candidates, training.labels, len(training.class_names), 1.0, RELIANCE).candidates
+    return noise_posterior(candidates, training.labels, len(training.class_names), None, RELIANCE).candidates
 
 
 def flattened(
@@ -288,11 +289,13 @@ def joined_evaluation(parts: list[Evaluation], order: np.ndarray) -> Evaluation:
         return np.concatenate(arrays)[order]
 
     leverage = [part.leverage for part in parts if part.leverage is not None]
+    newton = [part.newton for part in parts if part.newton is not None]
     return Evaluation(
         classes=joined([part.classes for part in parts]),
         losses=joined([part.losses for part in parts]),
         influence=joined([part.influence for part in parts]),
         leverage=joined(leverage) if leverage else None,
+        newton=joined(newton) if newton else None,
         features=joined([part.features for part in parts]),
         seconds=sum(part.seconds for part in parts),
         memory_mb=max(part.memory_mb for part in parts),

@@ -378,6 +378,7 @@ def load_evaluation(path: Path) -> Evaluation:
         losses=tensors["losses"],
         influence=tensors["influence"],
         leverage=tensors.get("leverage"),
+        newton=tensors.get("newton"),
         features=tensors["features"],
         seconds=float(tensors["seconds"]),
         memory_mb=float(tensors["memory_mb"]),

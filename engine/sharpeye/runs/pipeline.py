@@ -211,14 +211,7 @@ def load(context: RunContext, row: RunRow) -> tuple[LabeledImages, LabeledImages
             f"{config.data.train}, its validation split or --weights changed since this run was submitted: "
             "submit it again"
         )
-    size = None if config.on_features else input_size(config, natural_size(sources[0]))
-
-    def read(source: Source, limit: int | None) -> LabeledImages:
-        report = image_report(DECODE, context.execution.report)
-        images = ingest(source, context.workspace.decoded, size, limit, report)
-        return embedded(context, source, images) if config.on_features else images
-
-    training, validation = load_splits(config.data, config.seed, sources, read)
+    training, validation = read_splits(context, sources)
     with replacing(folder.config) as temporary:
         temporary.write_text(config.to_json())
     with replacing(folder.skipped) as temporary:
@@ -226,6 +219,26 @@ def load(context: RunContext, row: RunRow) -> tuple[LabeledImages, LabeledImages
     with store(context.workspace) as connection:
         describe_dataset(connection, row.dataset, training.class_names, training.class_counts().tolist())
     return training, validation
+
+
+def read_splits(
+    context: RunContext, sources: tuple[Source, Source | None]
+) -> tuple[LabeledImages, LabeledImages]:
+    """Training set and validation split of a resolved configuration, decoded, and embedded where heads are
+    trained.
+
+    Raises:
+        InputError: the sources cannot be used.
+    """
+    config = context.config
+    size = None if config.on_features else input_size(config, natural_size(sources[0]))
+
+    def read(source: Source, limit: int | None) -> LabeledImages:
+        report = image_report(DECODE, context.execution.report)
+        images = ingest(source, context.workspace.decoded, size, limit, report)
+        return embedded(context, source, images) if config.on_features else images
+
+    return load_splits(config.data, config.seed, sources, read)
 
 
 def minimum_scores(method: MinimumMethod, scoring: ScoringContext) -> MethodScores:

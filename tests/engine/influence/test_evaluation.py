@@ -1,3 +1,4 @@
+import itertools
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,14 @@ from sharpeye.curvature.linearization import predict
 from sharpeye.errors import InputError
 from sharpeye.influence import evaluation
 from sharpeye.influence.base import Evaluation
-from sharpeye.influence.evaluation import candidate_classes, evaluate, mean_evaluation, view_influence
+from sharpeye.influence.evaluation import (
+    NEWTON_WEIGHT,
+    candidate_classes,
+    evaluate,
+    mean_evaluation,
+    newton_step,
+    view_influence,
+)
 from sharpeye.training.batches import mirror, normalize
 from sharpeye.training.models import Classifier, small_network
 from tests.conftest import blob
@@ -41,9 +49,9 @@ def test_every_candidate_is_the_influence_of_the_relabelled_image(parameters: st
     p = backward.logits.detach().softmax(1)
     classes = torch.arange(3).expand(6, -1)
     given = torch.tensor([0, 1, 2, 0, 1, 2])
-    influence, leverage = view_influence(curvature, backward, p, classes, given)
+    influence, leverage, newton = view_influence(curvature, backward, p, classes, given)
     for label in range(3):
-        alone, _ = view_influence(curvature, backward, p, None, torch.full((6,), label))
+        alone, _, _ = view_influence(curvature, backward, p, None, torch.full((6,), label))
         torch.testing.assert_close(alone[:, 0], influence[:, label])
         for index, image in enumerate(images):
             loss = nn.functional.cross_entropy(model(image[None]), torch.tensor([label]))
@@ -53,9 +61,18 @@ def test_every_candidate_is_the_influence_of_the_relabelled_image(parameters: st
                 torch.testing.assert_close(
                     influence[index, label], gradient @ torch.linalg.solve(matrix, gradient)
                 )
+                one = Backward(model, layers, image[None])
+                own = fisher_vectors(one.logits.detach().softmax(1))
+                rows = torch.cat([layer.dense().flatten(2) for layer in one(own).values()], 2)[:, 0]
+                joined = matrix + NEWTON_WEIGHT * rows.T @ rows
+                torch.testing.assert_close(
+                    newton[index, label], gradient @ torch.linalg.solve(joined, gradient)
+                )
     few = torch.tensor([[2, 0]] * 6)
-    some, _ = view_influence(curvature, backward, p, few, given)
+    some, _, some_newton = view_influence(curvature, backward, p, few, given)
     torch.testing.assert_close(some, influence[:, [2, 0]])
+    # One class is left out, and all that is left out counts as one class.
+    torch.testing.assert_close(some_newton, newton[:, [2, 0]])
     assert (leverage > 0).all()
 
 
@@ -65,14 +82,35 @@ def test_sure_predictions_keep_their_influence_among_many_classes() -> None:
     p = (10.0 * nn.functional.one_hot(given, 5)).double().softmax(1)
     classes = (given[:, None] + torch.arange(3)) % 5
 
-    def scores(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def scores(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         phi = features.to(dtype)
         unsure = fisher_vectors(torch.full((6, 5), 0.2, dtype=dtype))
         curvature = DenseCurvature.fit(iter([(head_gradients(phi, unsure), 6)]), 0.1)
-        return view_influence(curvature, partial(head_gradients, phi), p.to(dtype), classes, given)
+        return view_influence(curvature, partial(head_gradients, phi), p.to(dtype), classes, given)[:2]
 
     for computed, exact in zip(scores(torch.float32), scores(torch.float64), strict=True):
         torch.testing.assert_close(computed.double(), exact, rtol=0.01, atol=0)
+
+
+def test_the_newton_step_goes_from_influence_to_the_loss() -> None:
+    rng = torch.Generator().manual_seed(0)
+    p = torch.rand(7, 5, dtype=torch.float64, generator=rng).softmax(1)
+    half = torch.randn(7, 5, 5, dtype=torch.float64, generator=rng)
+    matrix = half @ half.mT + torch.eye(5)
+    residuals = p[:, None] - torch.eye(5)
+    between = residuals @ matrix @ residuals.mT
+    influence = between.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(newton_step(between, p, 0.0), influence)
+    large = 1e9
+    torch.testing.assert_close(large * newton_step(between, p, large), 1 / p - 1, rtol=1e-5, atol=0)
+    steps = [newton_step(between, p, weight) for weight in (0.0, 0.1, 1.0, 10.0)]
+    assert all((later < earlier).all() for earlier, later in itertools.pairwise(steps))
+    # With few of the classes as candidates the image's own curvature is counted in part, never too much.
+    few = newton_step(between[:, :3, :3], p[:, :3], 1.0)
+    assert (few >= steps[2][:, :3] - 1e-12).all()
+    assert (few < influence[:, :3]).all()
+    four = newton_step(between[:, :4, :4], p[:, :4], 1.0)
+    torch.testing.assert_close(four, steps[2][:, :4])
 
 
 def network() -> Classifier:
@@ -128,7 +166,7 @@ def test_the_mean_over_minima_is_taken_over_the_classes_of_the_first(monkeypatch
     mean = mean_evaluation(parts, [1, 2, 5])
     for part in parts:
         assert (part.classes == mean.classes).all()
-    for name in ("losses", "influence", "leverage"):
+    for name in ("losses", "influence", "leverage", "newton"):
         np.testing.assert_allclose(
             getattr(mean, name),
             sum(w * getattr(part, name) for w, part in zip((1, 2, 5), parts, strict=True)) / 8,

@@ -29,7 +29,7 @@ def context(losses: np.ndarray, labels: np.ndarray) -> ScoringContext:
     return ScoringContext(
         labels,
         losses.shape[1],
-        Evaluation(classes, losses, losses**2, losses.sum(1), features, 0.0, 0.0),
+        Evaluation(classes, losses, losses**2, losses.sum(1), losses, features, 0.0, 0.0),
         0.8,
     )
 
@@ -61,7 +61,7 @@ def test_methods_follow_permutations_of_images_and_classes(
 ) -> None:
     labels = np.arange(8) % 4
     moved = np.argsort(classes)[labels[images]]
-    for name in ("fvm", "fvm_normalized", "val_loss", "margin"):
+    for name in ("fvm", "fvm_newton", "fvm_normalized", "val_loss", "margin"):
         plain = METHODS[name].score(context(losses, labels)).influence
         permuted = METHODS[name].score(context(losses[images][:, classes], moved)).influence
         np.testing.assert_allclose(permuted, plain[images], rtol=1e-6, atol=1e-9)
@@ -209,7 +209,7 @@ def test_influence_ranks_images_as_retraining_does() -> None:
     relative = ridge / float(undamped.matrix.trace() / len(undamped.matrix))
     curvature = DenseCurvature.fit([(head_gradients(features, fisher_vectors(p)), count)], relative)
     features, p = head(suspects)
-    scored, _ = view_influence(
+    scored, _, _ = view_influence(
         curvature, lambda v: head_gradients(features, v), p, None, torch.as_tensor(given_labels)
     )
     np.testing.assert_allclose(scored[:, 0], drops, rtol=0.1)
