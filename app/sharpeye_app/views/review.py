@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import streamlit as st
 
-from sharpeye.data.findings import FINDINGS
+from sharpeye.data.findings import CONFLICT, DUPLICATE, FINDINGS
 from sharpeye.runs.review import STATES, Review
 from sharpeye.runs.store import store
 from sharpeye_app import data_plots
@@ -145,6 +145,12 @@ def turn() -> None:
     )
 
 
+def shown_findings(review: Review, row: int) -> tuple[str, ...]:
+    """What is wrong with an image apart from its label; a conflict says already that it stands there twice."""
+    names = tuple(name for name, images in review.findings.items() if images[row])
+    return tuple(name for name in names if name != DUPLICATE or CONFLICT not in names)
+
+
 def show_page(run: str, rows: np.ndarray, size: int) -> None:
     """One page of cards; runs alone when a page is turned, so it reads what is decided by then."""
     review = read_review(run)
@@ -166,7 +172,7 @@ def show_page(run: str, rows: np.ndarray, size: int) -> None:
             else int(review.truth[row]),
             verdict=STATES[review.verdict[row]],
             label=int(review.label[row]),
-            findings=tuple(name for name, images in review.findings.items() if images[row]),
+            findings=shown_findings(review, int(row)),
         )
         for row in shown
     ]
