@@ -146,7 +146,7 @@ def turn() -> None:
 
 
 def shown_findings(review: Review, row: int) -> tuple[str, ...]:
-    """What is wrong with an image apart from its label; a conflict says already that it stands there twice."""
+    """What is wrong with an image apart from its label; a conflict says that it stands there twice."""
     names = tuple(name for name, images in review.findings.items() if images[row])
     return tuple(name for name in names if name != DUPLICATE or CONFLICT not in names)
 
