@@ -5,9 +5,12 @@ by step.
 
 The loss −log p_y; the residual |p − e_y|², which saturates where the network is sure; the residual weighed by
 the inverse curvature between classes (fvm_normalized); and that times the leverage, which is the same for all
-labels of an image (fvm). On the packaged demo; with SHARPEYE_CIFAR10N=DIR (train.parquet and test.parquet) on
-10,000 images of CIFAR-10N random1 instead. Prints a table of detection AUC, also among the images that the
-network is sure to be mislabelled (p_y below DOUBT), and writes .benchmarks/influence_and_loss.json.
+labels of an image (fvm). Beside them the family that joins the two ends: (p − e_y)ᵀ(M⁻¹ + wF)⁻¹(p − e_y), F =
+diag p − ppᵀ, is fvm for w = 0, fvm_newton for w = 0.1, and ranks as the loss does for w → ∞.
+
+On the packaged demo; with SHARPEYE_CIFAR10N=DIR (train.parquet and test.parquet) on 10,000 images of CIFAR-10N
+random1 instead. Prints a table of detection AUC, also among the images that the network is sure to be mislabelled
+(p_y below DOUBT), and writes .benchmarks/influence_and_loss.json.
 """
 
 from pathlib import Path
@@ -23,7 +26,7 @@ from tests.benchmarks.reporting import publish
 from tests.engine.commands.test_cli import result_of, sharpeye
 
 DOUBT = 0.1
-METHODS = "val_loss,fvm_normalized,fvm,fvm_posterior,val_loss_posterior"
+METHODS = "val_loss,fvm_newton,fvm_normalized,fvm,fvm_posterior,val_loss_posterior"
 
 
 @pytest.mark.benchmark
@@ -43,6 +46,7 @@ def test_influence_and_loss(tmp_path: Path) -> None:
         "residual, |p − e_y|²": (p**2).sum(1) + 1 - 2 * p_given,
         "… by curvature between classes (fvm_normalized)": scores["fvm_normalized"].to_numpy(),
         "… times leverage (fvm)": scores["fvm"].to_numpy(),
+        "with the image's own curvature (fvm_newton)": scores["fvm_newton"].to_numpy(),
         "noise posterior on influence (fvm_posterior)": scores["fvm_posterior"].to_numpy(),
         "noise posterior on the loss (val_loss_posterior)": scores["val_loss_posterior"].to_numpy(),
     }
