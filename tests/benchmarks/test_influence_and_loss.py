@@ -8,9 +8,9 @@ the inverse curvature between classes (fvm_normalized); and that times the lever
 labels of an image (fvm). Beside them the family that joins the two ends: (p − e_y)ᵀ(M⁻¹ + wF)⁻¹(p − e_y), F =
 diag p − ppᵀ, is fvm for w = 0, fvm_newton for w = 0.1, and ranks as the loss does for w → ∞.
 
-On the packaged demo; with SHARPEYE_CIFAR10N=DIR (train.parquet and test.parquet) on 10,000 images of CIFAR-10N
-random1 instead. Prints a table of detection AUC, also among the images that the network is sure to be mislabelled
-(p_y below DOUBT), and writes .benchmarks/influence_and_loss.json.
+On the packaged demo; with SHARPEYE_CIFAR10N=DIR (train.parquet and test.parquet) on 10,000 images of
+CIFAR-10N random1 instead. Prints a table of detection AUC, also among the images that the network is sure to
+be mislabelled (p_y below DOUBT), and writes .benchmarks/influence_and_loss.json.
 """
 
 from pathlib import Path
