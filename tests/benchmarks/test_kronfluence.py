@@ -98,12 +98,12 @@ def kronfluence_scores(
 def test_kronfluence(tmp_path: Path) -> None:
     pytest.importorskip("kronfluence")
     device = select_device("auto")
-    config = RunConfig.of("demo", validation="demo", methods=("fvm",))
+    config = RunConfig.of("demo", validation="demo", methods=("fvm",), tune="all")
 
     def read(source: Source, limit: int | None) -> LabeledImages:
         return ingest(source, tmp_path / "decoded", DEMO_SIDE, limit)
 
-    training, validation = load_splits(config.data, config.seed, open_sources(config.data), read)
+    training, validation = load_splits(config, open_sources(config.data), read)
     torch.manual_seed(0)
     model = small_network(len(training.class_names)).to(device, memory_format=torch.channels_last)
     plan = TrainingPlan(1, batch_size=128)

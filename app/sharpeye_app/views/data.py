@@ -241,7 +241,7 @@ def confirm_split(key: str, config: RunConfig, inspection: Inspection) -> None:
     missing = [
         name for name, count in zip(names, training.counts, strict=True) if count and name not in known
     ]
-    if missing:
+    if missing and not config.resolved(inspection.image_size, clean_split=True).on_features:
         st.warning(
             "No confirmed image of "
             f"{plain(', '.join(missing[:10]))}{' and others' if len(missing) > 10 else ''}: "

@@ -25,6 +25,7 @@ from sharpeye.quality import MAIN_METRICS, METRIC_TITLES
 from sharpeye.runs import store
 from sharpeye.runs.inspection import Inspection, inspections
 from sharpeye.runs.result import OutdatedResult, RunResult, read_result
+from sharpeye.runs.second_round import decided_labels, second_round, takes_decisions
 from sharpeye.runs.stages import stages_of
 from sharpeye.runs.store import FINISHED, RunRow
 from sharpeye.runs.supervisor import ensure_supervisor
@@ -183,13 +184,18 @@ def start_form() -> None:
         )
     st.caption(facts)
     if st.button("Start", type="primary", icon=":material/play_arrow:"):
-        try:
-            with st.spinner("Starting…"):
-                run = submit(config)
-            st.query_params["run"] = run
-            st.rerun()
-        except InputError as error:
-            st.error(plain(str(error)))
+        start(config)
+
+
+def start(config: RunConfig) -> None:
+    """Queue a run and show it, or say what is wrong."""
+    try:
+        with st.spinner("Starting…"):
+            run = submit(config)
+        st.query_params["run"] = run
+        st.rerun()
+    except InputError as error:
+        st.error(plain(str(error)))
 
 
 def show_progress(row: RunRow) -> None:
@@ -257,6 +263,8 @@ def show_run(run: str) -> None:
                 store.resume(connection, row.id)
             ensure_supervisor(workspace())
             st.rerun()
+        if row.state == "done" and takes_decisions(row.run_config()):
+            offer_second_round(row)
         if row.state in FINISHED and st.button("Delete", icon=":material/delete:", key=f"delete-{run}"):
             confirm_delete(row)
     with st.expander("Configuration"):
@@ -264,6 +272,21 @@ def show_run(run: str) -> None:
     with st.expander("Log"):
         lines = folder.log.read_text(errors="replace").splitlines() if folder.log.exists() else []
         st.code("\n".join(lines[-LOG_LINES:]) or "(empty)", language=None)
+
+
+def offer_second_round(row: RunRow) -> None:
+    """Let decided images be trusted in a run on the others."""
+    with store.store(workspace()) as connection:
+        decided = len(decided_labels(connection, row))
+        if decided and st.button(
+            f"Run again, trusting {decided:,} decided labels",
+            icon=":material/replay:",
+            key=f"again-{row.id}",
+            help="The images whose labels are decided become the clean validation split; the others are "
+            "judged again. It takes seconds, since the features are there.",
+        ):
+            config = second_round(connection, workspace(), row)
+            start(config)
 
 
 @st.dialog("Delete this run?")

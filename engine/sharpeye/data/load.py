@@ -98,30 +98,31 @@ def fitted(config: RunConfig, training: Source, natural: int) -> RunConfig:
 
 
 def load_splits(
-    data: DataConfig, seed: int, sources: tuple[Source, Source | None], read: Reader
+    config: RunConfig, sources: tuple[Source, Source | None], read: Reader
 ) -> tuple[LabeledImages, LabeledImages]:
     """Training set and validation split of a run, reconciled (see `reconcile`).
 
     Args:
-        data: which images.
-        seed: which of them a share of trusted ones takes.
+        config: resolved, see `fitted`.
         sources: from `open_sources`.
         read: makes images of a source.
 
     Raises:
         InputError: whatever is wrong with the sources.
     """
-    source, validation = sources
+    data, (source, validation) = config.data, sources
+    # Cross-fitted heads judge every class by the training images of the other folds.
+    every_class = not config.on_features
     training = read(source, data.limit)
     if isinstance(data.validation, NoValidation):
         return training, training.subset(np.zeros(len(training), dtype=bool))
     if validation is not None:
-        return reconcile(training, read(validation, None))
+        return reconcile(training, read(validation, None), every_class)
     if isinstance(data.validation, TrustedShare):
-        return reconcile(*by_share(training, data.validation.share, seed))
+        return reconcile(*by_share(training, data.validation.share, config.seed), every_class)
     if isinstance(data.validation, TrustedList):
-        return reconcile(*by_list(training, Path(data.validation.path).expanduser()))
-    return reconcile(*by_column(training))
+        return reconcile(*by_list(training, Path(data.validation.path).expanduser()), every_class)
+    return reconcile(*by_column(training), every_class)
 
 
 def lacks_validation(data: DataConfig, training: Source) -> bool:

@@ -99,11 +99,19 @@ def stratified_share(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     return chosen
 
 
-def reconcile(training: LabeledImages, validation: LabeledImages) -> tuple[LabeledImages, LabeledImages]:
+def reconcile(
+    training: LabeledImages, validation: LabeledImages, every_class: bool = True
+) -> tuple[LabeledImages, LabeledImages]:
     """Make the two fit to be compared: same classes, no common image, every class with validation images.
 
     Training images that also stand in the validation split (equal content hash), and training images of a
     class that has no validation image, are left out with a warning and a row in `skipped`.
+
+    Args:
+        training: the training set.
+        validation: its validation split.
+        every_class: labels of a class without a validation image cannot be judged; False where the training
+            images judge one another.
 
     Raises:
         InputError: a validation label is not among the training classes, or nothing is left.
@@ -118,9 +126,9 @@ def reconcile(training: LabeledImages, validation: LabeledImages) -> tuple[Label
             _some(training.ids[leaked]),
         )
         training = training.subset(~leaked, "also in the validation split")
-    if len(np.unique(validation.labels)) < 2:
+    if every_class and len(np.unique(validation.labels)) < 2:
         raise InputError(f"{validation.name}: the validation split needs images of at least two classes")
-    missing = validation.class_counts() == 0
+    missing = (validation.class_counts() == 0) & every_class
     for index in np.flatnonzero(missing & (training.class_counts() > 0)):
         name = training.class_names[index]
         log.warning(

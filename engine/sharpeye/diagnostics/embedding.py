@@ -63,7 +63,7 @@ class Neighbours:
     """The images most like each image.
 
     Attributes:
-        rows: their numbers, int64, (N, k).
+        rows: their numbers, int32, (N, k).
         similarity: cosine of the two images' features, float32, (N, k).
     """
 
@@ -84,13 +84,13 @@ def neighbours(features: np.ndarray, device: torch.device) -> Neighbours:
     """
     count = min(NEIGHBOURS, len(features) - 1)
     if count < 1:
-        return Neighbours(np.zeros((len(features), 0), np.int64), np.zeros((len(features), 0), np.float32))
+        return Neighbours(np.zeros((len(features), 0), np.int32), np.zeros((len(features), 0), np.float32))
     sample = features[np.unique(np.linspace(0, len(features) - 1, MAP_IMAGES).astype(np.int64))]
     main = PCA(min(COMPONENTS, *sample.shape), random_state=SEED).fit(sample.astype(np.float32))
     chunks = [slice(start, start + CHUNK) for start in range(0, len(features), CHUNK)]
     points = np.concatenate([main.transform(features[chunk].astype(np.float32)) for chunk in chunks])
     # Without a query, a point is not its own neighbour.
-    rows = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(points).kneighbors()[1]
+    rows = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(points).kneighbors()[1].astype(np.int32)
 
     def directions(some: np.ndarray) -> torch.Tensor:
         return normalize(torch.from_numpy(features[some]).to(device).float(), dim=1)

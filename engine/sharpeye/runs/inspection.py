@@ -168,7 +168,7 @@ def inspect(
     else:
         sources = source, open_validation(data, source)
         with _collected_warnings() as warnings:
-            training, validation = load_splits(data, config.seed, sources, read)
+            training, validation = load_splits(chosen, sources, read)
     parts = [training] if validation is None else [training, validation]
     skipped = pd.concat([part.skipped for part in parts], ignore_index=True)
     with replacing(folder.skipped) as temporary:

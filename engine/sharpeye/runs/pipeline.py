@@ -238,7 +238,7 @@ def read_splits(
         images = ingest(source, context.workspace.decoded, size, limit, report)
         return embedded(context, source, images) if config.on_features else images
 
-    return load_splits(config.data, config.seed, sources, read)
+    return load_splits(config, sources, read)
 
 
 def minimum_scores(method: MinimumMethod, scoring: ScoringContext) -> MethodScores:

@@ -55,7 +55,7 @@ class Workspace:
     @property
     def folders(self) -> tuple[Path, ...]:
         """All that is kept lies in one of these."""
-        return (self.decoded, self.artifacts, self.runs, self.inspections, self.lessons)
+        return (self.decoded, self.artifacts, self.runs, self.inspections, self.lessons, self.trusted)
 
     @property
     def artifacts(self) -> Path:
@@ -64,6 +64,14 @@ class Workspace:
     def artifact(self, name: str, key: str, suffix: str) -> Path:
         """What a stage leaves; runs with the same configuration up to that stage share it."""
         return self.artifacts / f"{name}-{key}{suffix}"
+
+    @property
+    def trusted(self) -> Path:
+        return self.root / "trusted"
+
+    def trusted_list(self, key: str) -> Path:
+        """Images that a second round trusts, by the digest of the list."""
+        return self.trusted / f"{key}.csv"
 
     @property
     def inspections(self) -> Path:

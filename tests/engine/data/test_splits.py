@@ -43,6 +43,9 @@ def test_class_without_validation_images(
     assert set(scored.labels) == {0, 1}
     assert len(scored.skipped) == 3
     assert validation.class_names == ("ant", "bee", "cat")
+    everything, _ = reconcile(load(training), load(check), every_class=False)
+    assert set(everything.labels) == {0, 1, 2}
+    assert len(everything.skipped) == 0
 
 
 def test_unknown_validation_class(make_folder: Callable[..., Path]) -> None:

@@ -14,8 +14,11 @@ from sharpeye.data.findings import CONFLICT
 from sharpeye.data.load import fitted, open_training
 from sharpeye.errors import InputError
 from sharpeye.influence.methods import select_methods
+from sharpeye.runs.export import cleaned_labels
 from sharpeye.runs.folds import FOLDS, assign_folds
+from sharpeye.runs.second_round import decided_labels, second_round, takes_decisions
 from sharpeye.runs.stages import stages_of
+from sharpeye.runs.store import store
 from sharpeye.specs import NoValidation
 from tests.engine.data.scenes import scene
 
@@ -101,6 +104,32 @@ def test_wrong_labels_come_first_with_and_without_a_clean_split(
     other = sharpeye.run(str(photographs), damping=10.0, **options)  # type: ignore[arg-type]
     assert "embed" not in other.result.stage_seconds
     assert set((run.workspace.root / "stages").glob("features-*")) == features
+
+
+def test_a_second_round_trusts_what_was_decided_and_judges_the_others(
+    photographs: Path, tmp_path: Path
+) -> None:
+    run = sharpeye.run(str(photographs), workspace=tmp_path / "ws")
+    suspects = run.suspects(4)["id"].tolist()
+    for image in suspects[:2]:
+        run.decide(image, "accept")
+    run.decide(suspects[2], "keep")
+    run.decide(suspects[3], "skip")
+    row = run.row()
+    assert takes_decisions(row.run_config())
+    with store(run.workspace) as connection:
+        decided = decided_labels(connection, row)
+        config = second_round(connection, run.workspace, row)
+    assert sorted(decided["id"]) == sorted(suspects[:3])
+    again = sharpeye.run(**config.options(), workspace=tmp_path / "ws")
+    # Few classes have a trusted image, and yet every other image is judged.
+    assert set(again.scores["id"]) == set(run.scores["id"]) - set(suspects[:3])
+    assert "embed" not in again.result.stage_seconds
+    with store(run.workspace) as connection:
+        labels = cleaned_labels(connection, run.workspace, again.row()).set_index("id")["final_label"]
+        # A third round trusts what the second one did.
+        assert decided_labels(connection, again.row()).equals(decided)
+    assert labels[decided["id"]].tolist() == decided["label"].tolist()
 
 
 def test_a_picture_under_two_labels_is_found_though_it_is_cut_and_encoded_again(tmp_path: Path) -> None:
