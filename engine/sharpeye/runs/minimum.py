@@ -368,13 +368,15 @@ def _evaluation_at(
 
 def save_evaluation(evaluation: Evaluation, path: Path) -> None:
     values = {name: np.asarray(value) for name, value in vars(evaluation).items() if value is not None}
+    classes = evaluation.classes
+    values["classes"] = classes.astype(np.min_scalar_type(int(classes.max(initial=0))))
     save_file(values, path)
 
 
 def load_evaluation(path: Path) -> Evaluation:
     tensors = load_file(path)
     return Evaluation(
-        classes=tensors["classes"],
+        classes=tensors["classes"].astype(np.int64),
         losses=tensors["losses"],
         influence=tensors["influence"],
         leverage=tensors.get("leverage"),

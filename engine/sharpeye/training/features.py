@@ -24,6 +24,7 @@ from sharpeye.training.devices import autocast, one_thread_a_worker
 from sharpeye.training.models import Classifier, load_weights
 
 BATCH = {"cpu": 16, "mps": 64, "cuda": 256}
+SPEED_BATCH = 4
 # Batches that are decoded or embedded while others wait for their turn to be written.
 AHEAD = 3
 
@@ -144,10 +145,12 @@ def open_features(path: Path, count: int) -> np.ndarray:
     return np.memmap(path, dtype=np.float16, mode="r").reshape(count, -1)
 
 
-def encoding_speed(encoder: Encoder, device: torch.device, seconds: float = 2.0) -> float:
+def encoding_speed(encoder: Encoder, device: torch.device, seconds: float = 1.0) -> float:
     """Images a second that a network embeds here, decoding not counted, measured for a few seconds."""
     side = encoder.framing.side
-    pixels = np.zeros((BATCH[device.type], side, side, 3), np.uint8)
+    # Small batches on the CPU, which are as fast, so that a slow one is not measured for long.
+    size = SPEED_BATCH if device.type == "cpu" else BATCH[device.type]
+    pixels = np.zeros((size, side, side, 3), np.uint8)
 
     def passes(until: float) -> int:
         count = 0
