@@ -17,7 +17,7 @@ from tests.app.synthetic import synthetic_workspace, write_figures
 from tests.browser.driving import App, drag_box, focused, free_port, served
 from tests.engine.runs.watching import kill_all
 
-RUN_SECONDS = 120
+RUN_SECONDS = 240
 
 
 @pytest.fixture
