@@ -107,7 +107,8 @@ def decode(image: Encoded, size: int | None) -> Decoded:
         shown = size is not None and max(whole.size) <= size
         whole.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BILINEAR)
         preview = np.asarray(whole)
-        measures = Measures(width, height, *_light_and_sharpness(whole), perceptual_hash(whole))
+        grey = whole.convert("L")
+        measures = Measures(width, height, *_light_and_sharpness(grey), perceptual_hash(grey))
         return Decoded(preview if square is None else square, b"" if shown else _encoded(whole), measures)
 
 
@@ -139,8 +140,8 @@ def _framed(whole: Image.Image, framing: Framing) -> np.ndarray:
     return np.asarray(ImageOps.fit(whole, (framing.side, framing.side), method, bleed=bleed))
 
 
-def _light_and_sharpness(preview: Image.Image) -> tuple[float, float]:
-    grey = np.asarray(preview.convert("L"), dtype=np.float32) / 255
+def _light_and_sharpness(picture: Image.Image) -> tuple[float, float]:
+    grey = np.asarray(picture, dtype=np.float32) / 255
     laplacian = -4 * grey[1:-1, 1:-1] + grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
     contrast = float(grey.std())
     sharpness = float(laplacian.std()) / contrast if laplacian.size and contrast > 0 else 0.0

@@ -58,6 +58,12 @@ def by_list(images: LabeledImages, path: Path) -> tuple[LabeledImages, LabeledIm
     return training, replace(validation, labels=trusted[chosen])
 
 
+def listed_labels(path: Path) -> "pd.Series[str]":
+    """The trusted labels in a list as of `by_list`, by id; of an id that comes twice, the last one."""
+    listed = read_csv(path).astype(str)
+    return listed.drop_duplicates("id", keep="last").set_index("id")["label"]
+
+
 def _apart(images: LabeledImages, validation: np.ndarray) -> tuple[LabeledImages, LabeledImages]:
     """Training set and validation split; what was skipped so far is listed with the training set alone."""
     chosen = images.subset(validation)

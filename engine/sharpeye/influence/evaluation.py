@@ -22,6 +22,8 @@ SMALLEST_PROBABILITY = 1e-12
 # Of the mean Hessian of the validation risk, and of probability beyond the candidates.
 NEWTON_WEIGHT = 0.1
 SMALLEST_REST = 1e-6
+# What an evaluation says of each candidate label or image.
+SCORED = ("losses", "influence", "leverage", "newton")
 
 
 def evaluate(
@@ -117,17 +119,23 @@ def mean_evaluation(parts: list[Evaluation], weights: list[float]) -> Evaluation
         result: np.ndarray = np.average(arrays, axis=0, weights=weights).astype(arrays[0].dtype)
         return result
 
-    leverage = [part.leverage for part in parts if part.leverage is not None]
-    newton = [part.newton for part in parts if part.newton is not None]
-    return replace(
-        parts[-1],
-        losses=mean([part.losses for part in parts]),
-        influence=mean([part.influence for part in parts]),
-        leverage=mean(leverage) if leverage else None,
-        newton=mean(newton) if newton else None,
-        seconds=sum(part.seconds for part in parts),
-        memory_mb=max(part.memory_mb for part in parts),
-    )
+    return combined(parts, mean, SCORED)
+
+
+def combined(
+    parts: list[Evaluation], combine: Callable[[list[np.ndarray]], np.ndarray], names: tuple[str, ...]
+) -> Evaluation:
+    """One evaluation of several: arrays of these names by `combine`, the cost in all, the rest of the last.
+
+    Args:
+        parts: evaluations that have the same arrays.
+        combine: makes one array of an array of each part.
+        names: attributes of `Evaluation`; one that the parts do not have stays None.
+    """
+    arrays = {name: [getattr(part, name) for part in parts] for name in names}
+    made = {name: combine(values) for name, values in arrays.items() if values[0] is not None}
+    seconds, memory_mb = sum(part.seconds for part in parts), max(part.memory_mb for part in parts)
+    return replace(parts[-1], **made, seconds=seconds, memory_mb=memory_mb)
 
 
 def candidate_classes(losses: Tensor, given: Tensor) -> Tensor:

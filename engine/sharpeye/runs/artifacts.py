@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from sharpeye.config import VERSION, digest
@@ -52,6 +53,16 @@ def cached(
         with replacing(path) as temporary:
             save(result, temporary)
     return load(path)
+
+
+def save_array(array: np.ndarray, path: Path) -> None:
+    """Write a result that is one array."""
+    save_file({"array": array}, path)
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Read what `save_array` wrote."""
+    return load_file(path)["array"]
 
 
 def artifact_path(context: RunContext, name: str, inputs: object, suffix: str = ".safetensors") -> Path:

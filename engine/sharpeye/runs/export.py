@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from sharpeye.data.dataset import open_dataset
-from sharpeye.data.sources import class_folders, holds_splits, read_csv, read_parquet_schema
+from sharpeye.data.sources import class_folders, holds_splits, read_parquet_schema
+from sharpeye.data.splits import listed_labels
 from sharpeye.errors import InputError
 from sharpeye.files import replacing, replacing_folder
 from sharpeye.runs.decisions import current_decisions, read_log, write_log
@@ -51,8 +52,7 @@ def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: Ru
     confirmed = pd.Series(dtype=object)
     trusted = row.run_config().data.validation
     if isinstance(trusted, TrustedList):
-        listed = read_csv(Path(trusted.path).expanduser()).astype(str)
-        confirmed = listed.drop_duplicates("id", keep="last").set_index("id")["label"]
+        confirmed = listed_labels(Path(trusted.path).expanduser())
     confirmed = confirmed.reindex(table["id"]).reset_index(drop=True)
     made = current_decisions(connection, row.dataset).set_index("image").reindex(table["id"]).reset_index()
     table["final_label"] = made["to_label"].fillna(confirmed).fillna(table["given_label"])

@@ -18,7 +18,7 @@ from sharpeye.data.findings import (
 )
 from sharpeye.data.near_duplicates import groups_of, near_duplicate_pairs
 from sharpeye.diagnostics.embedding import Neighbours, neighbours
-from sharpeye.runs.artifacts import cached
+from sharpeye.runs.artifacts import cached, load_array, save_array
 from sharpeye.runs.context import Execution, RunContext
 from sharpeye.runs.stages import NEIGHBOURS
 
@@ -31,6 +31,13 @@ class NeighbourInputs:
     """All that decides which images are most like each image."""
 
     features: np.ndarray
+
+
+@dataclass(frozen=True)
+class DuplicateInputs:
+    """All that decides which images show the same."""
+
+    images: LabeledImages
 
 
 @dataclass(frozen=True)
@@ -60,16 +67,24 @@ def image_findings(context: RunContext, training: LabeledImages, features: np.nd
     """
     inputs = NeighbourInputs(features)
     most_alike = cached(context, NEIGHBOURS, inputs, _neighbours, _save_neighbours, _load_neighbours)
-    pairs = near_duplicate_pairs(training)
+    pairs = cached(
+        context, "near-duplicates", DuplicateInputs(training), _near_duplicates, save_array, load_array
+    )
+    distance = 1 - most_alike.similarity.mean(1) if most_alike.similarity.size else np.zeros(len(training))
+    outliers = np.zeros(len(training), dtype=bool)
     if context.config.on_features:
-        # A network trained on these classes takes images of one class for the same; a frozen one does not.
+        # A network trained on these classes draws images of a class together: alike is no more the same.
         at, which = np.nonzero(most_alike.similarity > SAME_PICTURE)
         pairs = np.concatenate([pairs, np.column_stack([at, most_alike.rows[at, which]])])
+        outliers = unusual(distance) > UNUSUAL
     groups, measures = groups_of(pairs, len(training)), measures_of(training)
-    distance = 1 - most_alike.similarity.mean(1) if most_alike.similarity.size else np.zeros(len(training))
-    found = duplicate_findings(groups, training.labels) | picture_findings(measures)
-    found[OUTLIER] = unusual(distance) > UNUSUAL
+    found = duplicate_findings(groups, training.labels) | picture_findings(measures) | {OUTLIER: outliers}
     return ImageFindings(names_of(found), groups, distance.astype(np.float32), measures)
+
+
+def _near_duplicates(inputs: DuplicateInputs, execution: Execution) -> np.ndarray:
+    execution.start(NEIGHBOURS)
+    return near_duplicate_pairs(inputs.images)
 
 
 def _neighbours(inputs: NeighbourInputs, execution: Execution) -> Neighbours:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file as save_torch_file
 from sharpeye.curvature.fit import fit_curvature
 from sharpeye.data.dataset import Images, JoinedImages, LabeledImages, SelectedImages
 from sharpeye.influence.base import Candidates, Evaluation, MinimumKind, ScoringContext
-from sharpeye.influence.evaluation import candidate_classes, evaluate
+from sharpeye.influence.evaluation import SCORED, candidate_classes, combined, evaluate
 from sharpeye.influence.noise_posterior import RELIANCE, noise_posterior
 from sharpeye.progress import ImageReport, Progress, image_report
 from sharpeye.runs.artifacts import cached
@@ -288,18 +288,7 @@ def joined_evaluation(parts: list[Evaluation], order: np.ndarray) -> Evaluation:
     def joined(arrays: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(arrays)[order]
 
-    leverage = [part.leverage for part in parts if part.leverage is not None]
-    newton = [part.newton for part in parts if part.newton is not None]
-    return Evaluation(
-        classes=joined([part.classes for part in parts]),
-        losses=joined([part.losses for part in parts]),
-        influence=joined([part.influence for part in parts]),
-        leverage=joined(leverage) if leverage else None,
-        newton=joined(newton) if newton else None,
-        features=joined([part.features for part in parts]),
-        seconds=sum(part.seconds for part in parts),
-        memory_mb=max(part.memory_mb for part in parts),
-    )
+    return combined(parts, joined, ("classes", *SCORED, "features"))
 
 
 def _save_heads(heads: Heads, path: Path) -> None:

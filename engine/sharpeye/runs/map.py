@@ -1,19 +1,17 @@
 """The map of the images, and trusted images like each of them, as evidence on its label."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.numpy import load_file, save_file
 
 from sharpeye.curvature.linearization import HEAD_BATCH, predict
 from sharpeye.data.dataset import LabeledImages
 from sharpeye.diagnostics.embedding import embed, nearest, rows_on_map
 from sharpeye.files import replacing
 from sharpeye.influence.noise_posterior import NoisePosterior
-from sharpeye.runs.artifacts import cached
+from sharpeye.runs.artifacts import cached, load_array, save_array
 from sharpeye.runs.context import Execution, RunContext
 from sharpeye.runs.diagnosis import ScoredRun
 from sharpeye.runs.embedding import feature_rows
@@ -77,7 +75,7 @@ def references_of(
     if network is None:
         return References(validation, feature_rows(validation))
     inputs = ReferenceInputs(network, validation)
-    features = cached(context, "references", inputs, _reference_features, _save_array, _load_array)
+    features = cached(context, "references", inputs, _reference_features, save_array, load_array)
     return References(validation, features)
 
 
@@ -98,7 +96,7 @@ def write_map(context: RunContext, scored: ScoredRun, features: np.ndarray, refe
     device = context.execution.device
     suspicion = np.argsort(np.argsort(-beliefs.wrong, kind="stable"))
     inputs = MapInputs(features, rows_on_map(suspicion))
-    coordinates = cached(context, MAP, inputs, _draw_map, _save_array, _load_array)
+    coordinates = cached(context, MAP, inputs, _draw_map, save_array, load_array)
     table = pd.DataFrame(coordinates, columns=["x", "y"])
     trusted = references.images
     for name, labels in (("near_given", training.labels), ("near_suggested", beliefs.candidates.best())):
@@ -111,11 +109,3 @@ def write_map(context: RunContext, scored: ScoredRun, features: np.ndarray, refe
 def _draw_map(inputs: MapInputs, execution: Execution) -> np.ndarray:
     execution.start(MAP)
     return embed(inputs.features, inputs.placed)
-
-
-def _save_array(array: np.ndarray, path: Path) -> None:
-    save_file({"array": array}, path)
-
-
-def _load_array(path: Path) -> np.ndarray:
-    return load_file(path)["array"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from sharpeye.config import RunConfig, digest
-from sharpeye.data.sources import read_csv
+from sharpeye.data.splits import listed_labels
 from sharpeye.files import replacing
 from sharpeye.runs.decisions import VERDICTS, current_decisions
 from sharpeye.runs.store import RunRow
@@ -28,8 +28,7 @@ def decided_labels(connection: sqlite3.Connection, row: RunRow) -> pd.DataFrame:
     decided = made[gives.astype(bool)][["image", "to_label"]].set_axis(["id", "label"], axis=1)
     trusted = row.run_config().data.validation
     if isinstance(trusted, TrustedList):
-        listed = read_csv(Path(trusted.path).expanduser()).astype(str)[["id", "label"]]
-        decided = pd.concat([listed, decided])
+        decided = pd.concat([listed_labels(Path(trusted.path).expanduser()).reset_index(), decided])
     return decided.drop_duplicates("id", keep="last").sort_values("id", ignore_index=True)
 
 

@@ -3,11 +3,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from sharpeye.commands.photographs import Row, markdown
 from sharpeye.config import HEAD_METHODS
 from tests.engine.commands.test_cli import sharpeye
+from tests.engine.data.scenes import enlarge
 
 BASELINES = {
     "cleanlab self confidence",
@@ -23,9 +23,7 @@ def photographs(make_folder: Callable[..., Path]) -> Callable[..., Path]:
 
     def make(name: str, wrong: int = 0) -> Path:
         folder = make_folder(name, 12, wrong=wrong, seed=1)
-        for path in folder.rglob("*.png"):
-            with Image.open(path) as image:
-                image.resize((80, 80), Image.Resampling.NEAREST).save(path)
+        enlarge(folder)
         return folder
 
     return make

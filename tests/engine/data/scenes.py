@@ -1,5 +1,7 @@
 """Pictures that differ from one another as photographs do."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -14,3 +16,10 @@ def scene(seed: int, side: int = 200) -> Image.Image:
         x, y, size = rng.integers(0, side, 3)
         draw.ellipse((x, y, x + size, y + size // 2 + 5), fill=tuple(rng.integers(0, 256, 3).tolist()))
     return image
+
+
+def enlarge(folder: Path) -> None:
+    """Make the pictures below a folder larger than icons."""
+    for path in folder.rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize((80, 80), Image.Resampling.NEAREST).save(path)

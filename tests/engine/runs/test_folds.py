@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageFilter
+from PIL import ImageFilter
 
 import sharpeye
 from sharpeye.config import HEAD_METHODS, PHOTOGRAPHS, RunConfig
@@ -20,16 +20,14 @@ from sharpeye.runs.second_round import decided_labels, second_round, takes_decis
 from sharpeye.runs.stages import stages_of
 from sharpeye.runs.store import store
 from sharpeye.specs import NoValidation
-from tests.engine.data.scenes import scene
+from tests.engine.data.scenes import enlarge, scene
 
 
 @pytest.fixture
 def photographs(make_folder: Callable[..., Path]) -> Path:
     """45 images larger than icons, a fifth of them in the next class's folder."""
     folder = make_folder("photographs", 15, wrong=3)
-    for path in folder.rglob("*.png"):
-        with Image.open(path) as image:
-            image.resize((80, 80), Image.Resampling.NEAREST).save(path)
+    enlarge(folder)
     return folder
 
 
