@@ -54,7 +54,13 @@ def embed(features: np.ndarray, placed: np.ndarray) -> np.ndarray:
     else:
         from umap import UMAP
 
-        coordinates[placed] = UMAP(n_neighbors=NEIGHBOURS, random_state=SEED, n_jobs=1).fit_transform(reduced)
+        # Exact neighbours spare UMAP an approximate search, whose compilation alone takes longer.
+        distances, rows = (
+            NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(reduced).kneighbors(reduced)
+        )
+        known = rows.astype(np.int32), distances.astype(np.float32), None
+        reducer = UMAP(NEIGHBOURS, precomputed_knn=known, random_state=SEED, n_jobs=1)
+        coordinates[placed] = reducer.fit_transform(reduced)
     return coordinates
 
 
