@@ -1,10 +1,17 @@
 """Small data sets made on the fly, shared by the tests."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from sharpeye.processes import WAITING
+
+# Before torch is loaded.
+os.environ.update(WAITING | os.environ)
+
 import torch
 from PIL import Image
 

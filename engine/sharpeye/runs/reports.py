@@ -1,6 +1,8 @@
 """Reports that a process of its own computes for a page: it writes how far it is, then the result or what
 went wrong."""
 
+import contextlib
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -18,6 +20,8 @@ from sharpeye.runs.workspace import ReportFolder, is_held
 # Progress is written at most as often as this.
 WRITE_SECONDS = 0.3
 START_SECONDS = 20.0
+# As of nice(1).
+LOWER_PRIORITY = 5
 
 T = TypeVar("T")
 
@@ -49,9 +53,11 @@ Advance = Callable[[str, int, int], None]
 
 
 def start_report(folder: ReportFolder, module: str, *arguments: str) -> None:
-    """Start the process that computes a report: `python -P -m MODULE ARGUMENTS`."""
+    """Start the process that computes a report, `python -P -m MODULE ARGUMENTS`; runs go before it."""
     _write(folder, Report("running", time.time(), "start"))
-    start_detached(module_command(module, *arguments), folder.log)
+    child = start_detached(module_command(module, *arguments), folder.log)
+    with contextlib.suppress(ProcessLookupError):  # it may have ended already
+        os.setpriority(os.PRIO_PROCESS, child.pid, LOWER_PRIORITY)
 
 
 def read_report(folder: ReportFolder, kind: type[T]) -> Report[T] | None:

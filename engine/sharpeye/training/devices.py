@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import psutil
 import torch
+from joblib import cpu_count
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -19,6 +20,8 @@ MEMORY_INTERVAL = 0.05
 def select_device(name: str) -> torch.device:
     """`auto` (cuda, else mps, else cpu) or a torch device name.
 
+    PyTorch gets no more threads than this process may use cores, where a container's quota counts too.
+
     Raises:
         InputError: the device is unknown or not on this machine.
     """
@@ -29,6 +32,7 @@ def select_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
+    torch.set_num_threads(min(torch.get_num_threads(), cpu_count()))
     return device
 
 
