@@ -345,12 +345,15 @@ def score(
     return score_features(features, labels, validation_features, validation_labels, damping, seed)
 
 
-def noise_posterior(probabilities: "ArrayLike", labels: "ArrayLike") -> "NoisePosterior":
+def noise_posterior(
+    probabilities: "ArrayLike", labels: "ArrayLike", prior: "ArrayLike | None" = None
+) -> "NoisePosterior":
     """What is believed of every label, from probabilities that a network gave without having seen that label.
 
     Args:
         probabilities: p(class | image), (N, C).
         labels: given labels, class numbers, (N,).
+        prior: class shares of what the network was trained on, (C,); None: the mean of the probabilities.
 
     Returns:
         Among others `wrong`, P(given label is wrong), `suggestion`, `confidence` and `expected_wrong`.
@@ -360,4 +363,4 @@ def noise_posterior(probabilities: "ArrayLike", labels: "ArrayLike") -> "NoisePo
     """
     from sharpeye.influence.features import posterior_of_probabilities
 
-    return posterior_of_probabilities(probabilities, labels)
+    return posterior_of_probabilities(probabilities, labels, prior)

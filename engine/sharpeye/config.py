@@ -12,7 +12,7 @@ from sharpeye.specs import SourceSpec, ValidationSpec, absolute, parse_source, p
 
 # Changes when the same configuration computes, or keeps, something else. It is a part of what identifies runs
 # and artifacts.
-VERSION = 7
+VERSION = 8
 BUDGETS = ("fast", "standard", "thorough")
 OPTIMIZERS = ("lpf-sgd", "sam", "erm")
 PARAMETERS = ("head", "last-block", "all")

@@ -99,6 +99,7 @@ def _beliefs(true: np.ndarray, given: np.ndarray, rng: np.random.Generator) -> N
         Candidates(classes, -np.log(p)),
         wrong,
         NOISE,
+        np.ones(len(CLASSES)),
         1.0,
         float(wrong.sum()),
         (0.9 * float(wrong.sum()), 1.1 * float(wrong.sum())),

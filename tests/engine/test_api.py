@@ -189,6 +189,11 @@ def test_the_noise_posterior_of_plain_arrays() -> None:
     assert roc_auc_score(wrong, beliefs.wrong) > 0.9
     assert (beliefs.suggestion == true).mean() > (given == true).mean()
     assert ((beliefs.confidence > 0) & (beliefs.confidence <= 1)).all()
+    assert sharpeye.noise_posterior(p, given, p.mean(0)).expected_wrong == pytest.approx(
+        beliefs.expected_wrong
+    )
+    with pytest.raises(sharpeye.InputError, match="prior must be 4 shares"):
+        sharpeye.noise_posterior(p, given, [0.5, 0.5])
     for labels, probabilities, message in (
         (given[:5], p, "5 entries for 2,000 rows"),
         (given, 2 * p, "row 0 is no distribution"),

@@ -165,14 +165,11 @@ true, given = (
 )
 picture = data_plots.transition(review.classes, true, given, noise["probability"].to_numpy())
 st.plotly_chart(picture, alt="Estimated label noise", key="transition")
-low, high = review.result.expected_wrong_interval
 st.caption(
     "How often an image of one class was given each other label, in percent: estimated from the given labels "
-    "and the network's predictions, "
-    f"without true labels. In all, about {review.result.expected_wrong:,.0f} ({low:,.0f}–{high:,.0f}) labels "
-    "seem to be wrong. The "
-    "lower end holds where errors strike at random within a class, the upper one where they strike the "
-    "pictures that the network doubts too."
+    f"and the network's predictions, without true labels. In all, {review.result.wrong_labels}. The count "
+    "holds where errors strike at random within a class, the upper end where they strike the pictures that "
+    "the network doubts too. Errors that look right to the network cannot be counted."
 )
 path = review.folder.diagnostics
 if path.exists():

@@ -312,8 +312,7 @@ def show_result(result: RunResult) -> None:
     }
     for column, (name, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
         column.metric(name, value)
-    low, high = result.expected_wrong_interval
-    st.caption(f"Between {low:,.0f} and {high:,.0f} labels are expected to be wrong.")
+    st.caption(f"{result.wrong_labels[0].upper()}{result.wrong_labels[1:]}.")
     if result.measured:
         titles = [METRIC_TITLES[metric] for metric in MAIN_METRICS]
         measured = [

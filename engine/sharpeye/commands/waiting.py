@@ -86,13 +86,7 @@ def _print_result(run: Run, result: "RunResult") -> None:
     title = f"run {result.run}: {result.n:,} images, {result.classes} classes, {result.device}"
     console.print(title, highlight=False)
     console.print(_quality(result) if result.measured else _suspects(run))
-    low, high = result.expected_wrong_interval
-    console.print(
-        f"expected wrong labels: about {result.expected_wrong:,.0f} ({low:,.0f} to {high:,.0f}) of "
-        f"{result.n:,} "
-        f"({result.expected_wrong / result.n:.1%})",
-        highlight=False,
-    )
+    console.print(result.wrong_labels, highlight=False)
     if result.skipped:
         left_out = f"left out: {result.skipped:,} rows, see {Path(result.scores).with_name('skipped.csv')}"
         console.print(left_out, highlight=False, soft_wrap=True)

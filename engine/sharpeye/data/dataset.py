@@ -91,6 +91,11 @@ class LabeledImages:
         """Images per class, shape (C,)."""
         return np.bincount(self.labels, minlength=len(self.class_names))
 
+    def class_shares(self) -> np.ndarray:
+        """Share of the images in each class, shape (C,)."""
+        shares: np.ndarray = self.class_counts() / len(self)
+        return shares
+
 
 class SelectedImages:
     """Rows of an image array by number, read only when asked for: a subset of a memory map without a copy."""

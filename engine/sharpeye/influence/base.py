@@ -72,6 +72,7 @@ class ScoringContext:
             `sharpeye.influence.noise_posterior`.
         temperature: of the network's predictions; None for the one under which the given labels are most
             likely.
+        prior: class shares that the predictions carry, (C,); None for their mean over the training set.
     """
 
     labels: np.ndarray
@@ -79,6 +80,7 @@ class ScoringContext:
     evaluation: Evaluation
     reliance: float
     temperature: float | None = 1.0
+    prior: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

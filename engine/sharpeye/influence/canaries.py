@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from sharpeye.influence.base import Candidates
-from sharpeye.influence.noise_posterior import SMALLEST
+from sharpeye.influence.noise_posterior import SMALLEST, NoisePosterior
 from sharpeye.quality import Estimate, Reliability
 
 FOLDS = 3
@@ -54,13 +54,19 @@ def estimate(scores: Candidates, trusted: np.ndarray, transition: np.ndarray) ->
     )
 
 
-def posteriors(
-    energies: Candidates, transition: np.ndarray, temperature: float, reliance: float
-) -> np.ndarray:
+def posteriors(energies: Candidates, beliefs: NoisePosterior, reliance: float) -> np.ndarray:
     """r[i, t, y], the posterior of the true label (second axis) for every label that image i might be
-    given (third), (M, k, k); see `sharpeye.influence.noise_posterior`."""
-    p = np.exp(-(energies.scores - energies.scores.min(1, keepdims=True)).astype(np.float64) / temperature)
-    joint = p[:, :, None] * transition[energies.classes[:, :, None], energies.classes[:, None, :]] ** reliance
+    given (third), (M, k, k); see `sharpeye.influence.noise_posterior`.
+
+    Args:
+        energies: of trusted images, (M, k).
+        beliefs: about the training set, whose T, class weights and temperature are taken.
+        reliance: power of T.
+    """
+    classes, lowest = energies.classes, energies.scores.min(1, keepdims=True)
+    p = np.exp(-(energies.scores - lowest).astype(np.float64) / beliefs.temperature)
+    errors = beliefs.transition[classes[:, :, None], classes[:, None, :]] ** reliance
+    joint = (p * beliefs.class_weights[classes])[:, :, None] * errors
     result: np.ndarray = joint / np.maximum(joint.sum(1, keepdims=True), SMALLEST)
     return result
 

@@ -71,7 +71,8 @@ def score_features(
         mirrored=False,
         device=device,
     )
-    scoring = ScoringContext(codes, len(classes), evaluation, RELIANCE)
+    shares = np.bincount(targets, minlength=len(classes)) / len(targets)
+    scoring = ScoringContext(codes, len(classes), evaluation, RELIANCE, prior=shares)
     posterior = loss_posterior(scoring)
     return pd.DataFrame(
         {
@@ -84,7 +85,9 @@ def score_features(
     )
 
 
-def posterior_of_probabilities(probabilities: ArrayLike, labels: ArrayLike) -> NoisePosterior:
+def posterior_of_probabilities(
+    probabilities: ArrayLike, labels: ArrayLike, prior: ArrayLike | None
+) -> NoisePosterior:
     """See `sharpeye.noise_posterior`."""
     p, given = _matrix("probabilities", probabilities), np.asarray(labels).reshape(-1)
     if len(given) != len(p):
@@ -99,9 +102,13 @@ def posterior_of_probabilities(probabilities: ArrayLike, labels: ArrayLike) -> N
     ):
         if rows.any():
             raise InputError(f"row {int(rows.argmax())} {what}")
+    shares = None if prior is None else np.asarray(prior, dtype=np.float64)
+    if shares is not None and (shares.shape != p.shape[1:] or not (shares >= 0).all() or shares.sum() <= 0):
+        raise InputError(f"prior must be {p.shape[1]} shares, none of them negative")
     classes = np.broadcast_to(np.arange(p.shape[1]), p.shape)
     candidates = Candidates(classes, -np.log(np.maximum(p, SMALLEST)))
-    return noise_posterior(candidates, given.astype(np.int64), p.shape[1], temperature=1.0)
+    shares = None if shares is None else shares / shares.sum()
+    return noise_posterior(candidates, given.astype(np.int64), p.shape[1], temperature=1.0, prior=shares)
 
 
 def _matrix(name: str, values: ArrayLike) -> np.ndarray:

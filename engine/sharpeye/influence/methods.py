@@ -33,7 +33,9 @@ def _fvm_posterior(context: ScoringContext) -> Scores:
         context.evaluation.classes, np.log(np.maximum(context.evaluation.influence, SMALLEST))
     )
     return _as_scores(
-        noise_posterior(energies, context.labels, context.class_count, reliance=context.reliance)
+        noise_posterior(
+            energies, context.labels, context.class_count, reliance=context.reliance, prior=context.prior
+        )
     )
 
 
@@ -44,7 +46,9 @@ def _val_loss_posterior(context: ScoringContext) -> Scores:
 def loss_posterior(context: ScoringContext) -> NoisePosterior:
     """The noise posterior on validation losses, −log p_c."""
     losses = Candidates(context.evaluation.classes, context.evaluation.losses)
-    return noise_posterior(losses, context.labels, context.class_count, context.temperature, context.reliance)
+    return noise_posterior(
+        losses, context.labels, context.class_count, context.temperature, context.reliance, context.prior
+    )
 
 
 def _as_scores(posterior: NoisePosterior) -> Scores:

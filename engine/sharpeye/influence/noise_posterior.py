@@ -11,24 +11,30 @@ from scipy.special import softmax
 
 from sharpeye.influence.base import Candidates
 
-# People and networks err on the same pictures, and towards the same classes. So, given the true label, a
-# given label and a prediction are not independent, and a label is weaker evidence than T[t, y] says. T enters
-# as a power: 1 trusts labels too much (it misses a quarter of the wrong ones on the demo and on CIFAR-10N), 0
-# not at all. `tests/benchmarks/test_canaries.py` prints the effect.
-RELIANCE = 0.8
+# A given label counts in full where errors do not depend on the picture. T enters as a power of this.
+RELIANCE = 1.0
+# People and networks err on the same pictures, and towards the same classes: then a label is weaker evidence
+# than T[t, y] says. Labels and predictions alone cannot tell how much weaker, so the interval reaches to this
+# share of the reliance, and networks are retrained on beliefs of this share.
+DOUBTED_RELIANCE = 0.8
 # Longer training repeats the given labels, so agreement with them is weaker evidence: for the beliefs that
 # the refined network is trained on, and for the predictions of that network. Both were chosen on CIFAR-10N
 # random1.
 REFINING_RELIANCE = 0.5
 REFINED_RELIANCE = 0.2
-RELIANCE_DOUBT = 0.2
 CERTAINTY = 1.96
 INITIAL_DIAGONAL = 0.7
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-6
+LEAST_KNOWN = 0.05
 TEMPERATURE_IMAGES = 20_000
 TEMPERATURE_ITERATIONS = 50
-SMOOTHING = 1e-3
+# As a multiple of the mean rate of the others, and in standard deviations of a Poisson number.
+OWN_RATE = 10.0
+OWN_RATE_DEVIATIONS = 4.0
+OWN_RATE_ROUNDS = 3
+# Of a cell of T.
+SMALLEST_ERROR = 1e-9
 SMALLEST = 1e-300
 
 
@@ -40,15 +46,17 @@ class NoisePosterior:
         candidates: −log r_i(t) for every candidate class t.
         wrong: P(given label is wrong) = 1 − r_i(y_i), (N,).
         transition: T[t, y] = P(given y | true t), (C, C).
+        class_weights: π_t/π⁰_t, how much more frequent a class is than the predictions presume, (C,).
         temperature: of p(t|x) ∝ exp(−score/temperature).
         expected_wrong: Σ_i (1 − r_i(y_i)).
-        interval: from the lowest to the highest expected_wrong of a reliance RELIANCE_DOUBT higher to one as
-            much lower, each with CERTAINTY standard deviations √Σ_i r_i(y_i)(1 − r_i(y_i)).
+        interval: CERTAINTY standard deviations (see `count_deviation`) below expected_wrong to as many above
+            that of DOUBTED_RELIANCE times the reliance.
     """
 
     candidates: Candidates
     wrong: np.ndarray
     transition: np.ndarray
+    class_weights: np.ndarray
     temperature: float
     expected_wrong: float
     interval: tuple[float, float]
@@ -71,11 +79,13 @@ def noise_posterior(
     class_count: int,
     temperature: float | None = None,
     reliance: float = RELIANCE,
+    prior: np.ndarray | None = None,
 ) -> NoisePosterior:
-    """Posterior r_i(t) ∝ p(t|x_i) T[t, y_i]^reliance of the true label, with p(t|x) ∝ exp(−score(x,
+    """Posterior r_i(t) ∝ p(t|x_i) π_t/π⁰_t T[t, y_i]^reliance of the true label, with p(t|x) ∝ exp(−score(x,
     t)/temperature).
 
-    T by EM (E: r_i as above; M: T[t, y] ∝ Σ_i r_i(t) 1[y_i = y]). No trusted or true label is used.
+    T and the class shares π by EM. E: r_i as above. M: π_t is the mean of r_i(t) (Saerens et al. 2002), T as
+    in `_transition`. No trusted or true label is used.
 
     Args:
         candidates: lower = more plausible.
@@ -85,31 +95,59 @@ def noise_posterior(
             likely.
         reliance: how much a given label counts beside the prediction, 1 where errors do not depend on the
             picture.
+        prior: class shares π⁰ that p carries, (C,); None: the mean of p.
     """
     if temperature is None:
-        temperature = fit_temperature(candidates, labels, class_count)
-    transition, responsibilities = _expectation_maximization(
-        candidates, labels, class_count, temperature, reliance
+        temperature = fit_temperature(candidates, labels, class_count, prior)
+    transition, weights, responsibilities = _expectation_maximization(
+        candidates, labels, class_count, temperature, reliance, prior
     )
     wrong = _wrong(candidates, labels, responsibilities)
-    ends = []
-    for sign in (-1, 1):
-        extreme = reliance - sign * RELIANCE_DOUBT
-        other = _wrong(
-            candidates,
-            labels,
-            _expectation_maximization(candidates, labels, class_count, temperature, extreme)[1],
-        )
-        ends.append(float(other.sum() + sign * CERTAINTY * np.sqrt((other * (1 - other)).sum())))
-    interval = (
-        max(0.0, min(ends[0], float(wrong.sum()))),
-        min(float(len(labels)), max(ends[1], float(wrong.sum()))),
+    doubting = label_beliefs(candidates, labels, class_count, temperature, DOUBTED_RELIANCE * reliance, prior)
+    doubted = _wrong(candidates, labels, np.exp(-doubting.scores))
+    expected = float(wrong.sum())
+    low = expected - CERTAINTY * count_deviation(wrong)
+    high = max(expected, float(doubted.sum())) + CERTAINTY * count_deviation(doubted)
+    interval = max(0.0, low), min(float(len(labels)), high)
+    beliefs = _as_candidates(candidates, responsibilities)
+    return NoisePosterior(beliefs, wrong, transition, weights, temperature, expected, interval)
+
+
+def label_beliefs(
+    candidates: Candidates,
+    labels: np.ndarray,
+    class_count: int,
+    temperature: float | None,
+    reliance: float,
+    prior: np.ndarray | None = None,
+) -> Candidates:
+    """−log r_i(t) of every candidate class; see `noise_posterior`."""
+    if temperature is None:
+        temperature = fit_temperature(candidates, labels, class_count, prior)
+    _, _, responsibilities = _expectation_maximization(
+        candidates, labels, class_count, temperature, reliance, prior
     )
-    result = Candidates(candidates.classes, -np.log(np.maximum(responsibilities, SMALLEST)))
-    return NoisePosterior(result, wrong, transition, temperature, float(wrong.sum()), interval)
+    return _as_candidates(candidates, responsibilities)
 
 
-def fit_temperature(candidates: Candidates, labels: np.ndarray, class_count: int) -> float:
+def count_deviation(wrong: np.ndarray) -> float:
+    """Standard deviation of the number of wrong labels about Σ_i w_i: √(v / (1 − v/Σ_i w_i)), v = Σ_i w_i(1 −
+    w_i).
+
+    v is what is open where T is known. T is estimated from the same labels, and v/Σ_i w_i is the share of the
+    information on its error rate that is missing (Orchard & Woodbury 1972).
+
+    Args:
+        wrong: P(given label is wrong), (N,).
+    """
+    total, open_variance = float(wrong.sum()), float((wrong * (1 - wrong)).sum())
+    known = max(1 - open_variance / max(total, SMALLEST), LEAST_KNOWN)
+    return float(np.sqrt(open_variance / known))
+
+
+def fit_temperature(
+    candidates: Candidates, labels: np.ndarray, class_count: int, prior: np.ndarray | None = None
+) -> float:
     """The temperature under which the given labels are most likely: it maximises Σ_i log Σ_t p(t|x_i) T[t,
     y_i], by a bounded search over up to TEMPERATURE_IMAGES images."""
     rows = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), TEMPERATURE_IMAGES)).astype(np.int64))
@@ -118,10 +156,11 @@ def fit_temperature(candidates: Candidates, labels: np.ndarray, class_count: int
 
     def surprise(log_temperature: float) -> float:
         temperature = scale * float(np.exp(log_temperature))
-        transition, _ = _expectation_maximization(
-            subset, given, class_count, temperature, 1.0, TEMPERATURE_ITERATIONS
+        transition, weights, _ = _expectation_maximization(
+            subset, given, class_count, temperature, 1.0, prior, TEMPERATURE_ITERATIONS
         )
-        likelihood = (_probabilities(subset, temperature) * transition[subset.classes, given[:, None]]).sum(1)
+        true = _probabilities(subset, temperature) * weights[subset.classes]
+        likelihood = (true * transition[subset.classes, given[:, None]]).sum(1) / true.sum(1)
         return -float(np.log(np.maximum(likelihood, SMALLEST)).mean())
 
     best = minimize_scalar(surprise, bounds=(-6, 1), method="bounded", options={"xatol": 0.01})
@@ -134,26 +173,64 @@ def _expectation_maximization(
     class_count: int,
     temperature: float,
     reliance: float,
+    prior: np.ndarray | None,
     iterations: int = MAX_ITERATIONS,
-) -> tuple[np.ndarray, np.ndarray]:
-    """T (C, C) and r (N, k)."""
-    probabilities = _probabilities(candidates, temperature)
-    cells = candidates.classes * class_count + labels[:, None]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """T (C, C), π/π⁰ (C,) and r (N, k)."""
+    classes, probabilities = candidates.classes, _probabilities(candidates, temperature)
+    cells = classes * class_count + labels[:, None]
+    if prior is None:
+        prior = np.bincount(classes.ravel(), probabilities.ravel(), class_count) / len(labels)
+    prior = np.maximum(prior, SMALLEST_ERROR)
+    weights = np.ones(class_count)
     transition = np.full((class_count, class_count), (1 - INITIAL_DIAGONAL) / max(class_count - 1, 1))
     np.fill_diagonal(transition, INITIAL_DIAGONAL)
     for _ in range(iterations):
-        joint = probabilities * (transition.ravel() ** reliance)[cells]
+        joint = probabilities * weights[classes] * (transition.ravel() ** reliance)[cells]
         responsibilities = joint / np.maximum(joint.sum(1, keepdims=True), SMALLEST)
-        counts = (
-            np.bincount(cells.ravel(), responsibilities.ravel(), class_count**2).reshape(transition.shape)
-            + SMOOTHING
-        )
-        updated = counts / counts.sum(1, keepdims=True)
+        believed = np.bincount(cells.ravel(), responsibilities.ravel(), class_count**2)
+        counts = believed.reshape(transition.shape)
+        updated = _transition(counts)
         change = np.abs(updated - transition).max()
-        transition = updated
+        transition, weights = updated, counts.sum(1) / len(labels) / prior
         if change < TOLERANCE:
             break
-    return transition, responsibilities
+    return transition, weights, responsibilities
+
+
+def _transition(counts: np.ndarray) -> np.ndarray:
+    """T from how many images are believed to have each true (row) and given label, by empirical Bayes.
+
+    Pairs of classes that are confused much more often than the others keep their own rate, counts/n_t. Rates
+    T[t, y] of the others come from a gamma distribution of mean μ and shape a: (counts + a) / (n_t + a/μ),
+    with μ their mean rate, and a from how much more the counts vary than Poisson numbers would. With a rate
+    of its own for each of C(C − 1) pairs, none of which can be negative, EM finds wrong labels where none
+    are.
+    """
+    size = len(counts)
+    off = ~np.eye(size, dtype=bool)
+    errors, sizes = counts[off], np.broadcast_to(counts.sum(1, keepdims=True), counts.shape)[off]
+    own = np.zeros(len(errors), dtype=bool)
+    for _ in range(OWN_RATE_ROUNDS):
+        mean = errors[~own].sum() / max(sizes[~own].sum(), SMALLEST)
+        expected = sizes * mean
+        far = OWN_RATE_DEVIATIONS * np.sqrt(np.maximum(expected, 1))
+        own = (errors > OWN_RATE * expected) & (errors > expected + far)
+    excess = ((errors - expected) ** 2 - expected)[~own].sum() / max((sizes[~own] ** 2).sum(), SMALLEST)
+    rates = np.full_like(errors, mean)
+    if excess > 0 and mean > 0:
+        shape = mean**2 / excess
+        rates = (errors + shape) / (sizes + shape / mean)
+    rates[own] = errors[own] / sizes[own]
+    transition = np.zeros_like(counts)
+    transition[off] = np.maximum(rates, SMALLEST_ERROR)
+    np.fill_diagonal(transition, np.maximum(1 - transition.sum(1), SMALLEST_ERROR))
+    normalized: np.ndarray = transition / transition.sum(1, keepdims=True)
+    return normalized
+
+
+def _as_candidates(candidates: Candidates, responsibilities: np.ndarray) -> Candidates:
+    return Candidates(candidates.classes, -np.log(np.maximum(responsibilities, SMALLEST)))
 
 
 def _probabilities(candidates: Candidates, temperature: float) -> np.ndarray:

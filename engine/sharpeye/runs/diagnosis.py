@@ -183,7 +183,7 @@ def write_canaries(context: RunContext, scored: ScoredRun) -> None:
         return
     scoring = cross_fitted(context, training, validation)
     energies = Candidates(scoring.evaluation.classes, scoring.evaluation.losses)
-    posterior = canaries.posteriors(energies, beliefs.transition, beliefs.temperature, scoring.reliance)
+    posterior = canaries.posteriors(energies, beliefs, scoring.reliance)
     estimates = {}
     for name in names:
         if name == "val_loss_posterior":

@@ -17,7 +17,7 @@ from sharpeye.curvature.fit import fit_curvature
 from sharpeye.data.dataset import Images, JoinedImages, LabeledImages, SelectedImages
 from sharpeye.influence.base import Candidates, Evaluation, MinimumKind, ScoringContext
 from sharpeye.influence.evaluation import SCORED, candidate_classes, combined, evaluate
-from sharpeye.influence.noise_posterior import RELIANCE, noise_posterior
+from sharpeye.influence.noise_posterior import DOUBTED_RELIANCE, RELIANCE, label_beliefs
 from sharpeye.progress import ImageReport, Progress, image_report
 from sharpeye.runs.artifacts import cached
 from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
@@ -193,7 +193,7 @@ def believed(
         losses.append(minus_log.gather(1, chosen).numpy())
     back = np.argsort(np.concatenate(order))
     candidates = Candidates(np.concatenate(classes)[back], np.concatenate(losses)[back])
-    return noise_posterior(candidates, training.labels, len(training.class_names), None, RELIANCE).candidates
+    return label_beliefs(candidates, training.labels, len(training.class_names), None, DOUBTED_RELIANCE)
 
 
 def flattened(

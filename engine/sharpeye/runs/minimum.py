@@ -13,10 +13,9 @@ from sharpeye.config import SMALL
 from sharpeye.curvature.base import Curvature
 from sharpeye.curvature.fit import fit_curvature, restore_curvature
 from sharpeye.data.dataset import Images, JoinedImages, LabeledImages
-from sharpeye.influence.base import Candidates, Evaluation, MinimumKind, ScoringContext
+from sharpeye.influence.base import Candidates, Evaluation, MinimumKind
 from sharpeye.influence.evaluation import evaluate, mean_evaluation
-from sharpeye.influence.methods import loss_posterior
-from sharpeye.influence.noise_posterior import REFINED_RELIANCE, REFINING_RELIANCE, RELIANCE
+from sharpeye.influence.noise_posterior import REFINED_RELIANCE, REFINING_RELIANCE, RELIANCE, label_beliefs
 from sharpeye.progress import image_report
 from sharpeye.runs.artifacts import artifact_path, cached, key_of
 from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
@@ -166,8 +165,12 @@ def validation_minima(
     same = optimizer == config.optimizer
     flat = first if same else first_minimum(context, config.optimizer, training, validation)
     evaluation = evaluate_minima(context.within(BELIEFS), "flat", [flat], training, validation)
-    scoring = ScoringContext(training.labels, len(training.class_names), evaluation, REFINING_RELIANCE)
-    beliefs = soft_labels(loss_posterior(scoring).candidates, validation.labels, scoring.class_count)
+    class_count = len(training.class_names)
+    losses = Candidates(evaluation.classes, evaluation.losses)
+    believed = label_beliefs(
+        losses, training.labels, class_count, 1.0, REFINING_RELIANCE, validation.class_shares()
+    )
+    beliefs = soft_labels(believed, validation.labels, class_count)
     both = JoinedImages(training.images, validation.images)
     planned = _plans(context, training, validation)
     start, model = _new_network(context, training, config.seed + REFINED_SEED)

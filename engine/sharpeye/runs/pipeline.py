@@ -183,7 +183,8 @@ def judge(
         return Judged(scoring, ())
     networks = validation_minima(context, "erm" if kind == "erm" else config.optimizer, training, validation)
     evaluation = evaluate_minima(context, kind, networks, training, validation)
-    scoring = ScoringContext(training.labels, len(training.class_names), evaluation, networks[-1].reliance)
+    reliance, prior = networks[-1].reliance, validation.class_shares()
+    scoring = ScoringContext(training.labels, len(training.class_names), evaluation, reliance, prior=prior)
     return Judged(scoring, tuple(networks))
 
 

@@ -84,6 +84,14 @@ class RunResult:
     images: DecodedImages
 
     @property
+    def wrong_labels(self) -> str:
+        """How many labels seem to be wrong, in words."""
+        low, high = (round(end) for end in self.expected_wrong_interval)
+        if low == 0:
+            return f"no sign of wrong labels: at most {high:,} of {self.n:,}"
+        return f"about {self.expected_wrong:,.0f} ({low:,} to {high:,}) of {self.n:,} labels seem to be wrong"
+
+    @property
     def measured(self) -> bool:
         """Whether true labels told how good the methods are."""
         return any(method.suggestion_accuracy is not None for method in self.methods.values())

@@ -201,7 +201,8 @@ class Review:
         suspects = self.order[is_open[self.order]][:SUSPECTS_AHEAD]
         changed = (self.label >= 0) & (self.label != self.given)
         expected, expected_open = float(self.wrong.sum()), float(self.wrong[is_open].sum())
-        low, high = (end * expected_open / max(expected, 1e-9) for end in self.result.expected_wrong_interval)
+        left = expected_open / expected if expected > 0 else float(is_open.mean())
+        low, high = (end * left for end in self.result.expected_wrong_interval)
         return ReviewSummary(
             images=len(self),
             decided=int((~is_open).sum()),

@@ -73,14 +73,14 @@ def test_posteriors_are_those_of_the_noise_posterior_under_every_label() -> None
     energies, true = made(5000)
     labels = flip_labels(true, TRANSITION, seed=2)
     beliefs = noise_posterior(energies, labels, CLASSES)
-    every = posteriors(energies, beliefs.transition, beliefs.temperature, RELIANCE)
+    every = posteriors(energies, beliefs, RELIANCE)
     np.testing.assert_allclose(1 - every[np.arange(len(labels)), labels, labels], beliefs.wrong, atol=1e-4)
 
 
 def test_reliability_is_what_many_drawn_flips_would_show() -> None:
     energies, true = made(20_000)
     labels = flip_labels(true, TRANSITION, seed=3)
-    posterior = posteriors(energies, TRANSITION, 1.0, RELIANCE)
+    posterior = posteriors(energies, noise_posterior(energies, labels, CLASSES), RELIANCE)
     every = posterior[np.arange(len(labels)), :, labels]
     drawn = calibration(every.max(1), every.argmax(1) == true)
     estimated = reliability(posterior, energies, true, TRANSITION)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
+from scipy.special import softmax
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
@@ -19,7 +20,7 @@ from sharpeye.influence.base import Candidates, Evaluation, ScoringContext
 from sharpeye.influence.baselines import margin, val_loss
 from sharpeye.influence.evaluation import view_influence
 from sharpeye.influence.methods import METHODS, MINIMUM_METHODS, TRAJECTORY_METHODS, select_methods
-from sharpeye.influence.noise_posterior import noise_posterior
+from sharpeye.influence.noise_posterior import NoisePosterior, count_deviation, noise_posterior
 from sharpeye.influence.validation_minima import influence, normalized_influence
 
 
@@ -123,29 +124,74 @@ def test_posterior_recovers_noise_and_temperature(overconfidence: float) -> None
     assert (posterior.candidates.best() == true).mean() > (candidates.best() == true).mean()
 
 
-def test_where_people_err_on_what_the_network_doubts_the_interval_spans_both_assumptions() -> None:
-    """A picture that the network doubts is mislabelled more often, as the class it resembles: labels then
-    agree too well with the predictions, and T at its full power finds too few wrong ones."""
+def calibrated(
+    shares: np.ndarray, rng: np.random.Generator, count: int = 3000
+) -> tuple[np.ndarray, np.ndarray]:
+    """p(t|x) that is right where all classes are equally frequent, and true labels of these class shares."""
+    true = rng.choice(len(shares), count, p=shares)
+    views = rng.normal(size=(count, len(shares)))
+    views[np.arange(count), true] += 2.2
+    return softmax(2.2 * views, axis=1), true
+
+
+def posterior_of(p: np.ndarray, labels: np.ndarray, prior: np.ndarray | None = None) -> NoisePosterior:
+    classes = np.broadcast_to(np.arange(p.shape[1]), p.shape)
+    return noise_posterior(Candidates(classes, -np.log(p)), labels, p.shape[1], 1.0, prior=prior)
+
+
+EVEN = np.full(10, 0.1)
+LONG_TAIL = 100.0 ** (-np.arange(10) / 9) / (100.0 ** (-np.arange(10) / 9)).sum()
+
+
+@pytest.mark.parametrize("shares", [EVEN, LONG_TAIL])
+def test_where_no_label_is_wrong_none_is_found(shares: np.ndarray) -> None:
+    for seed in range(4):
+        p, true = calibrated(shares, np.random.default_rng(seed))
+        posterior = posterior_of(p, true, EVEN)
+        assert posterior.expected_wrong < 0.004 * len(true)
+        assert posterior.interval[0] < 0.001 * len(true)
+        np.testing.assert_allclose(EVEN * posterior.class_weights, shares, atol=0.03)
+
+
+@pytest.mark.parametrize("shares", [EVEN, LONG_TAIL])
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.3])
+def test_the_deviation_of_the_count_is_that_over_many_draws(shares: np.ndarray, rate: float) -> None:
+    standard = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        p, true = calibrated(shares, rng)
+        labels = flip_labels(true, (1 - rate * 10 / 9) * np.eye(10) + rate / 9, 1000 + seed)
+        posterior = posterior_of(p, labels, EVEN)
+        error = posterior.expected_wrong - (labels != true).sum()
+        standard.append(error / count_deviation(posterior.wrong))
+    assert abs(np.mean(standard)) < 0.6
+    assert 0.6 < np.std(standard) < 1.5
+
+
+def test_a_pair_of_classes_keeps_its_own_rate() -> None:
+    p, true = calibrated(EVEN, np.random.default_rng(0), 6000)
+    labels = np.where((true == 3) & (np.random.default_rng(1).random(6000) < 0.4), 5, true)
+    transition = posterior_of(p, labels, EVEN).transition
+    assert transition[3, 5] == pytest.approx(0.4, abs=0.06)
+    off = transition[~np.eye(10, dtype=bool)]
+    assert np.sort(off)[-2] < 0.03
+
+
+def test_the_interval_reaches_up_where_people_err_as_the_network_does() -> None:
+    """A part of the labels is drawn from the very doubts of the network.
+
+    Labels then agree too well with the predictions, and the count is too low.
+    """
     rng = np.random.default_rng(3)
-    clear = rng.random(20_000) < 0.5
-    p = np.where(
-        clear[:, None],
-        rng.dirichlet(np.full(4, 0.02), len(clear)),
-        rng.dirichlet(np.full(4, 1.0), len(clear)),
-    )
-    classes = np.broadcast_to(np.arange(4), p.shape)
-    true = (rng.random(len(p))[:, None] >= p.cumsum(1)).sum(1).clip(max=3)
-    doubtful = rng.random(len(p)) < 0.35
-    perceived = (rng.random(len(p))[:, None] >= p.cumsum(1)).sum(1).clip(max=3)
-    labels = np.where(doubtful, perceived, flip_labels(true, np.full((4, 4), 0.05) + 0.8 * np.eye(4), seed=4))
-    wrong = (labels != true).sum()
-    candidates = Candidates(classes, -np.log(p.clip(1e-12)))
-    posterior = noise_posterior(candidates, labels, 4, temperature=1.0)
-    full = noise_posterior(candidates, labels, 4, temperature=1.0, reliance=1.0)
-    assert abs(posterior.expected_wrong - wrong) < abs(full.expected_wrong - wrong)
-    assert full.expected_wrong < wrong
-    assert posterior.interval[0] < wrong < posterior.interval[1]
-    assert posterior.interval[0] <= full.expected_wrong <= posterior.expected_wrong <= posterior.interval[1]
+    p, true = calibrated(EVEN, rng, 20_000)
+    perceived = (rng.random(len(p))[:, None] >= p.cumsum(1)).sum(1).clip(max=9)
+    flipped = flip_labels(true, 0.95 * np.eye(10) + 0.005, seed=4)
+    for share, covered in ((0.05, True), (0.5, False)):
+        labels = np.where(rng.random(len(p)) < share, perceived, flipped)
+        wrong = (labels != true).sum()
+        posterior = posterior_of(p, labels)
+        assert posterior.expected_wrong < wrong
+        assert (wrong < posterior.interval[1]) == covered
 
 
 def test_posterior_with_few_of_many_classes_agrees_with_all() -> None:
