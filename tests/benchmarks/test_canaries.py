@@ -15,15 +15,13 @@ from rich.table import Table
 
 from sharpeye.config import RunConfig
 from sharpeye.diagnostics.metrics import quality
-from sharpeye.influence.base import ScoringContext
 from sharpeye.influence.canaries import calibration
 from sharpeye.influence.methods import MINIMUM_METHODS, loss_posterior
 from sharpeye.runs import store
 from sharpeye.runs.context import Execution, RunContext
 from sharpeye.runs.diagnosis import ESTIMATED, ScoredRun, write_canaries
 from sharpeye.runs.estimates import read_estimates
-from sharpeye.runs.minimum import evaluate_minima, validation_minima
-from sharpeye.runs.pipeline import load
+from sharpeye.runs.pipeline import judge, load
 from sharpeye.runs.submission import submit_run
 from sharpeye.runs.workspace import open_workspace
 from sharpeye.training.devices import select_device
@@ -46,9 +44,7 @@ def test_canaries(tmp_path: Path) -> None:
         context = RunContext(config, workspace, execution)
         training, validation = load(context, row)
         assert training.true_labels is not None
-        minima = validation_minima(context, config.optimizer, training, validation)
-        evaluation = evaluate_minima(context, "flat", minima, training, validation)
-        scoring = ScoringContext(training.labels, len(training.class_names), evaluation, minima[-1].reliance)
+        scoring = judge(context, "flat", training, validation).scoring
         beliefs = loss_posterior(scoring)
         folder = workspace.run(row.id)
         write_canaries(context, ScoredRun(folder, beliefs, training, validation))

@@ -72,6 +72,7 @@ class ScoringContext:
             `sharpeye.influence.noise_posterior`.
         temperature: of the network's predictions; None for the one under which the given labels are most
             likely.
+        counting: of the same images by a network that says better how many labels are wrong; None for none.
         prior: class shares that the predictions carry, (C,); None for their mean over the training set.
     """
 
@@ -79,7 +80,8 @@ class ScoringContext:
     class_count: int
     evaluation: Evaluation
     reliance: float
-    temperature: float | None = 1.0
+    temperature: float | None = None
+    counting: Evaluation | None = None
     prior: np.ndarray | None = None
 
 

@@ -54,19 +54,19 @@ def estimate(scores: Candidates, trusted: np.ndarray, transition: np.ndarray) ->
     )
 
 
-def posteriors(energies: Candidates, beliefs: NoisePosterior, reliance: float) -> np.ndarray:
+def posteriors(energies: Candidates, beliefs: NoisePosterior) -> np.ndarray:
     """r[i, t, y], the posterior of the true label (second axis) for every label that image i might be
     given (third), (M, k, k); see `sharpeye.influence.noise_posterior`.
 
     Args:
         energies: of trusted images, (M, k).
-        beliefs: about the training set, whose T, class weights and temperature are taken.
-        reliance: power of T.
+        beliefs: about the training set, whose T, reliance, class weights, odds and temperature are taken.
     """
     classes, lowest = energies.classes, energies.scores.min(1, keepdims=True)
     p = np.exp(-(energies.scores - lowest).astype(np.float64) / beliefs.temperature)
-    errors = beliefs.transition[classes[:, :, None], classes[:, None, :]] ** reliance
+    errors = beliefs.transition[classes[:, :, None], classes[:, None, :]] ** beliefs.reliance
     joint = (p * beliefs.class_weights[classes])[:, :, None] * errors
+    np.einsum("bii->bi", joint)[...] *= beliefs.right_odds
     result: np.ndarray = joint / np.maximum(joint.sum(1, keepdims=True), SMALLEST)
     return result
 

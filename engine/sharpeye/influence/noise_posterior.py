@@ -3,11 +3,11 @@
 Kin to Dawid & Skene 1979, Patrini et al. 2017 (arXiv 1609.03683) and confident learning (arXiv 1911.00068).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import softmax
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import expit, softmax
 
 from sharpeye.influence.base import Candidates
 
@@ -18,8 +18,8 @@ RELIANCE = 1.0
 # share of the reliance, and networks are retrained on beliefs of this share.
 DOUBTED_RELIANCE = 0.8
 # Longer training repeats the given labels, so agreement with them is weaker evidence: for the beliefs that
-# the refined network is trained on, and for the predictions of that network. Both were chosen on CIFAR-10N
-# random1.
+# the refined network is trained on, and for the predictions of that network, which rank. Both were chosen on
+# CIFAR-10N random1. They say nothing of the number of wrong labels: see `with_count`.
 REFINING_RELIANCE = 0.5
 REFINED_RELIANCE = 0.2
 CERTAINTY = 1.96
@@ -27,6 +27,8 @@ INITIAL_DIAGONAL = 0.7
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-6
 LEAST_KNOWN = 0.05
+# Their logarithm.
+MOST_ODDS = 50.0
 TEMPERATURE_IMAGES = 20_000
 TEMPERATURE_ITERATIONS = 50
 # As a multiple of the mean rate of the others, and in standard deviations of a Poisson number.
@@ -46,7 +48,9 @@ class NoisePosterior:
         candidates: −log r_i(t) for every candidate class t.
         wrong: P(given label is wrong) = 1 − r_i(y_i), (N,).
         transition: T[t, y] = P(given y | true t), (C, C).
+        reliance: the power with which it enters.
         class_weights: π_t/π⁰_t, how much more frequent a class is than the predictions presume, (C,).
+        right_odds: factor by which the odds of the given label were raised, see `with_count`.
         temperature: of p(t|x) ∝ exp(−score/temperature).
         expected_wrong: Σ_i (1 − r_i(y_i)).
         interval: CERTAINTY standard deviations (see `count_deviation`) below expected_wrong to as many above
@@ -56,7 +60,9 @@ class NoisePosterior:
     candidates: Candidates
     wrong: np.ndarray
     transition: np.ndarray
+    reliance: float
     class_weights: np.ndarray
+    right_odds: float
     temperature: float
     expected_wrong: float
     interval: tuple[float, float]
@@ -110,7 +116,7 @@ def noise_posterior(
     high = max(expected, float(doubted.sum())) + CERTAINTY * count_deviation(doubted)
     interval = max(0.0, low), min(float(len(labels)), high)
     beliefs = _as_candidates(candidates, responsibilities)
-    return NoisePosterior(beliefs, wrong, transition, weights, temperature, expected, interval)
+    return NoisePosterior(beliefs, wrong, transition, reliance, weights, 1.0, temperature, expected, interval)
 
 
 def label_beliefs(
@@ -128,6 +134,35 @@ def label_beliefs(
         candidates, labels, class_count, temperature, reliance, prior
     )
     return _as_candidates(candidates, responsibilities)
+
+
+def with_count(beliefs: NoisePosterior, labels: np.ndarray, counted: NoisePosterior) -> NoisePosterior:
+    """Beliefs in the same order that expect as many wrong labels as others do: one factor raises the odds of
+    every given label.
+
+    Args:
+        beliefs: whose order is kept.
+        labels: given labels, (N,).
+        counted: whose expected_wrong and interval are taken.
+    """
+    wrong = np.clip(beliefs.wrong, SMALLEST, 1 - np.finfo(float).eps)
+    log_odds = np.log1p(-wrong) - np.log(wrong)
+    total = np.clip(counted.expected_wrong, SMALLEST_ERROR * len(labels), (1 - SMALLEST_ERROR) * len(labels))
+
+    def surplus(raised: float) -> float:
+        return float(expit(-log_odds - raised).sum() - total)
+
+    raised = brentq(surplus, -MOST_ODDS, MOST_ODDS) if surplus(MOST_ODDS) < 0 < surplus(-MOST_ODDS) else 0.0
+    given = beliefs.candidates.classes == labels[:, None]
+    responsibilities = softmax(np.where(given, raised, 0.0) - beliefs.candidates.scores, axis=1)
+    return replace(
+        beliefs,
+        candidates=_as_candidates(beliefs.candidates, responsibilities),
+        wrong=_wrong(beliefs.candidates, labels, responsibilities),
+        right_odds=float(np.exp(raised)),
+        expected_wrong=counted.expected_wrong,
+        interval=counted.interval,
+    )
 
 
 def count_deviation(wrong: np.ndarray) -> float:

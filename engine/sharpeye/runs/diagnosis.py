@@ -183,7 +183,7 @@ def write_canaries(context: RunContext, scored: ScoredRun) -> None:
         return
     scoring = cross_fitted(context, training, validation)
     energies = Candidates(scoring.evaluation.classes, scoring.evaluation.losses)
-    posterior = canaries.posteriors(energies, beliefs, scoring.reliance)
+    posterior = canaries.posteriors(energies, beliefs)
     estimates = {}
     for name in names:
         if name == "val_loss_posterior":
@@ -210,11 +210,9 @@ def cross_fitted(context: RunContext, training: LabeledImages, validation: Label
         inside = context.within(CANARIES, f"{number + 1} of {canaries.FOLDS}")
         if config.on_features:
             parts.append(evaluate_held(inside, "flat", training, rest, held))
-            reliance = RELIANCE
         else:
             minima = validation_minima(inside, config.optimizer, training, rest)
             parts.append(evaluate_minima(inside, "flat", minima, held, rest))
-            reliance = minima[-1].reliance
         order.append(np.flatnonzero(fold == number))
     evaluation = joined_evaluation(parts, np.argsort(np.concatenate(order)))
-    return ScoringContext(validation.labels, len(training.class_names), evaluation, reliance)
+    return ScoringContext(validation.labels, len(training.class_names), evaluation, RELIANCE)

@@ -92,8 +92,7 @@ def evaluate_folds(
 
     evaluation = cached(context, "fold-evaluation", inputs, compute, save_evaluation, load_evaluation)
     evaluation = replace(evaluation, features=feature_rows(training))
-    # Heads of strong ridge, and heads on beliefs, are less sure than they could be.
-    return ScoringContext(training.labels, len(training.class_names), evaluation, RELIANCE, temperature=None)
+    return ScoringContext(training.labels, len(training.class_names), evaluation, RELIANCE)
 
 
 def evaluate_held(

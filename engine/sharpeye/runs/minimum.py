@@ -15,7 +15,7 @@ from sharpeye.curvature.fit import fit_curvature, restore_curvature
 from sharpeye.data.dataset import Images, JoinedImages, LabeledImages
 from sharpeye.influence.base import Candidates, Evaluation, MinimumKind
 from sharpeye.influence.evaluation import evaluate, mean_evaluation
-from sharpeye.influence.noise_posterior import REFINED_RELIANCE, REFINING_RELIANCE, RELIANCE, label_beliefs
+from sharpeye.influence.noise_posterior import REFINING_RELIANCE, label_beliefs
 from sharpeye.progress import image_report
 from sharpeye.runs.artifacts import artifact_path, cached, key_of
 from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
@@ -100,14 +100,12 @@ class Minimum:
     Attributes:
         model: in eval mode.
         identity: what identifies it.
-        reliance: how much a given label counts beside its predictions.
         weight: of its evaluation in the mean over minima.
         stages: of the way there, `pretrain` (where there is one) and `minimum`.
     """
 
     model: Classifier
     identity: str
-    reliance: float
     weight: float
     stages: dict[str, TrainedStage]
 
@@ -181,7 +179,7 @@ def validation_minima(
     final = _train_on_split(
         context, final_minimum_stage(optimizer), refined.identity, model, validation, last
     )
-    second = Minimum(model.eval(), final.identity, REFINED_RELIANCE, REFINED_WEIGHT, first.stages)
+    second = Minimum(model.eval(), final.identity, REFINED_WEIGHT, first.stages)
     return [first, second]
 
 
@@ -210,7 +208,7 @@ def first_minimum(
         start = stages["pretrain"].identity
     plan = replace(planned["minimum"], optimizer=optimizer)
     stages["minimum"] = _train_on_split(context, minimum_stage(optimizer), start, model, validation, plan)
-    return Minimum(model.eval(), stages["minimum"].identity, RELIANCE, 1.0, stages)
+    return Minimum(model.eval(), stages["minimum"].identity, 1.0, stages)
 
 
 def _new_network(context: RunContext, training: LabeledImages, seed: int) -> tuple[str, Classifier]:

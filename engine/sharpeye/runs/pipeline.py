@@ -31,7 +31,7 @@ from sharpeye.influence.base import (
     TrajectoryMethod,
 )
 from sharpeye.influence.methods import TRAJECTORY_METHODS, loss_posterior, select_methods
-from sharpeye.influence.noise_posterior import NoisePosterior
+from sharpeye.influence.noise_posterior import REFINED_RELIANCE, RELIANCE, NoisePosterior
 from sharpeye.influence.trajectory import TrajectoryContext
 from sharpeye.progress import Progress, Report, image_report, timed
 from sharpeye.runs.artifacts import cached
@@ -183,8 +183,13 @@ def judge(
         return Judged(scoring, ())
     networks = validation_minima(context, "erm" if kind == "erm" else config.optimizer, training, validation)
     evaluation = evaluate_minima(context, kind, networks, training, validation)
-    reliance, prior = networks[-1].reliance, validation.class_shares()
-    scoring = ScoringContext(training.labels, len(training.class_names), evaluation, reliance, prior=prior)
+    scoring = ScoringContext(
+        training.labels, len(training.class_names), evaluation, RELIANCE, prior=validation.class_shares()
+    )
+    if len(networks) > 1:
+        # The refined network was told what to believe; the first one says how many labels are wrong.
+        first = evaluate_minima(context, kind, networks[:1], training, validation)
+        scoring = replace(scoring, reliance=REFINED_RELIANCE, temperature=1.0, counting=first)
     return Judged(scoring, tuple(networks))
 
 

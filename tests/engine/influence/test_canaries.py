@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ from sharpeye.influence.canaries import (
     posteriors,
     reliability,
 )
-from sharpeye.influence.noise_posterior import RELIANCE, noise_posterior
+from sharpeye.influence.noise_posterior import noise_posterior, with_count
 
 TRANSITION = np.array([[0.8, 0.2, 0.0], [0.1, 0.7, 0.2], [0.0, 0.1, 0.9]])
 CLASSES = 3
@@ -73,14 +75,18 @@ def test_posteriors_are_those_of_the_noise_posterior_under_every_label() -> None
     energies, true = made(5000)
     labels = flip_labels(true, TRANSITION, seed=2)
     beliefs = noise_posterior(energies, labels, CLASSES)
-    every = posteriors(energies, beliefs, RELIANCE)
-    np.testing.assert_allclose(1 - every[np.arange(len(labels)), labels, labels], beliefs.wrong, atol=1e-4)
+    every = posteriors(energies, beliefs)
+    rows = np.arange(len(labels))
+    np.testing.assert_allclose(1 - every[rows, labels, labels], beliefs.wrong, atol=1e-4)
+    fewer = with_count(beliefs, labels, replace(beliefs, expected_wrong=beliefs.expected_wrong / 2))
+    every = posteriors(energies, fewer)
+    np.testing.assert_allclose(1 - every[rows, labels, labels], fewer.wrong, atol=1e-4)
 
 
 def test_reliability_is_what_many_drawn_flips_would_show() -> None:
     energies, true = made(20_000)
     labels = flip_labels(true, TRANSITION, seed=3)
-    posterior = posteriors(energies, noise_posterior(energies, labels, CLASSES), RELIANCE)
+    posterior = posteriors(energies, noise_posterior(energies, labels, CLASSES))
     every = posterior[np.arange(len(labels)), :, labels]
     drawn = calibration(every.max(1), every.argmax(1) == true)
     estimated = reliability(posterior, energies, true, TRANSITION)
