@@ -27,12 +27,14 @@ class BaselineScores:
         name: of the baseline.
         suspicion: higher = more suspicious, (N,).
         suggestion: class, (N,).
+        expected_wrong: how many labels it says are wrong; None where it says nothing.
         seconds: what it took.
     """
 
     name: str
     suspicion: np.ndarray
     suggestion: np.ndarray
+    expected_wrong: float | None
     seconds: float
 
 
@@ -58,6 +60,7 @@ def confident_learning_on_features(
         InputError: cleanlab is not installed.
     """
     try:
+        from cleanlab.count import num_label_issues
         from cleanlab.rank import get_label_quality_scores
     except ImportError as error:
         raise InputError("the baselines need the extra: pip install 'sharpeye[cleanlab]'") from error
@@ -77,11 +80,11 @@ def confident_learning_on_features(
             held = np.flatnonzero(fold == number)
             p[held] = np.exp(log_probabilities(heads[number], everything, held, device), dtype=np.float64)
         p /= p.sum(1, keepdims=True)
-        seconds = time.monotonic() - started
+        seconds, count = time.monotonic() - started, float(num_label_issues(labels, p))
         for score in SCORES:
             quality = get_label_quality_scores(labels, p, method=score)
             name = f"cleanlab {score.replace('_', ' ')}"
-            results.append(BaselineScores(name, 1 - np.asarray(quality), p.argmax(1), seconds))
+            results.append(BaselineScores(name, 1 - np.asarray(quality), p.argmax(1), count, seconds))
     return results
 
 
@@ -101,4 +104,4 @@ def nearest_neighbours(features: np.ndarray, labels: np.ndarray, class_count: in
             np.add.at(votes, (rows.numpy(), near_labels[:, one]), weights[:, one])
     votes /= np.maximum(votes.sum(1, keepdims=True), 1e-12)
     suspicion = 1 - votes[np.arange(len(labels)), labels]
-    return BaselineScores("kNN", suspicion, votes.argmax(1), time.monotonic() - started)
+    return BaselineScores("kNN", suspicion, votes.argmax(1), None, time.monotonic() - started)

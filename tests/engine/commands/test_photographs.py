@@ -47,9 +47,13 @@ def test_changed_labels_are_found_beside_the_baselines(
     assert figures[HEAD_METHODS[0]]["AUC"] > 80
     # As many are right as were given: a fifth was changed.
     assert figures[HEAD_METHODS[0]]["suggestions right"] >= 80
+    count = figures[HEAD_METHODS[0]]
+    assert count["wrong"] == 7
+    assert count["from"] <= count["expected wrong"] <= count["to"]
     table = markdown(rows).splitlines()
-    assert table[0] == "| labels | method | AUC | AP | suggestions right | seconds |"
-    assert all(line.count("|") == 7 for line in table)
+    columns = "AUC | AP | suggestions right | wrong | expected wrong | from | to | seconds"
+    assert table[0] == f"| labels | method | {columns} |"
+    assert all(line.count("|") == 11 for line in table)
 
 
 def test_relabellings_that_two_people_agree_on_are_looked_for(
