@@ -4,7 +4,8 @@ import os
 from functools import lru_cache
 
 from sharpeye.runs.review import Review, open_review
-from sharpeye.runs.store import RunRow, list_runs, store
+from sharpeye.runs.second_round import decided_labels
+from sharpeye.runs.store import RunRow, get_run, list_runs, store
 from sharpeye.runs.workspace import Workspace, open_workspace
 
 WORKSPACE_VARIABLE = "SHARPEYE_WORKSPACE"
@@ -25,6 +26,13 @@ def all_runs() -> list[RunRow]:
 def reviewable_runs() -> list[RunRow]:
     """Runs that have scores, the latest first; some may still be drawing their map."""
     return [row for row in all_runs() if workspace().run(row.id).result.exists()]
+
+
+@lru_cache(maxsize=16)
+def decided_count(opened: Workspace, run: str, head: int) -> int:
+    """How many images of a run have a decided label, as of the last action on its data set, `head`."""
+    with store(opened) as connection:
+        return len(decided_labels(connection, get_run(connection, run)))
 
 
 def review(run: str) -> Review:

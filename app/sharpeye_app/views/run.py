@@ -23,14 +23,15 @@ from sharpeye.costs import RunEstimate
 from sharpeye.errors import InputError
 from sharpeye.quality import MAIN_METRICS, METRIC_TITLES
 from sharpeye.runs import store
+from sharpeye.runs.decisions import head
 from sharpeye.runs.inspection import Inspection, inspections
 from sharpeye.runs.result import OutdatedResult, RunResult, read_result
-from sharpeye.runs.second_round import decided_labels, second_round, takes_decisions
+from sharpeye.runs.second_round import second_round, takes_decisions
 from sharpeye.runs.stages import stages_of
 from sharpeye.runs.store import FINISHED, RunRow
 from sharpeye.runs.supervisor import ensure_supervisor
 from sharpeye_app.parts import plain
-from sharpeye_app.readers import all_runs, workspace
+from sharpeye_app.readers import all_runs, decided_count, workspace
 from sharpeye_app.submission import submit
 
 MODELS = (AUTO, SMALL, *PACKAGED_BACKBONES, *TORCHVISION_BACKBONES)
@@ -277,7 +278,7 @@ def show_run(run: str) -> None:
 def offer_second_round(row: RunRow) -> None:
     """Let decided images be trusted in a run on the others."""
     with store.store(workspace()) as connection:
-        decided = len(decided_labels(connection, row))
+        decided = decided_count(workspace(), row.id, head(connection, row.dataset))
         if decided and st.button(
             f"Run again, trusting {decided:,} decided labels",
             icon=":material/replay:",
