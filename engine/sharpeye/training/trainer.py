@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import update_bn
 
 from sharpeye.data.dataset import Images
 from sharpeye.files import replacing
@@ -165,6 +166,11 @@ def train(
                     stage, int(epoch_done), plan.epochs, "epoch", float(loss_sum) / (step + 1), rate, left
                 )
             )
+        if epoch + 1 == plan.epochs and plan.optimizer == "lpf-sgd":
+            # So far batch norm has seen activations at displaced weights only.
+            batches = (batch for _, batch in read_batches(images, order, plan.batch_size, device))
+            with autocast(device):
+                update_bn(batches, model)
         if epoch + 1 in snapshot_paths:
             with replacing(snapshot_paths[epoch + 1]) as temporary:
                 save_file(

@@ -135,3 +135,17 @@ def test_snapshots_are_kept_along_the_way(tmp_path: Path) -> None:
     assert not torch.equal(first.head.weight, last.head.weight)
     assert [s.epoch for s in snapshots(TrainingPlan(epochs=2), 48, tmp_path / "x")] == [1, 2]
     assert [s.epoch for s in snapshots(TrainingPlan(epochs=9, snapshots=1), 48, tmp_path / "x")] == [9]
+
+
+@pytest.mark.parametrize("optimizer", ["erm", "lpf-sgd"])
+def test_batch_norm_knows_the_weights_without_noise(tmp_path: Path, optimizer: str) -> None:
+    model = trained(tmp_path / "checkpoint.safetensors", optimizer)
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    seen: list[torch.Tensor] = []
+    norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    [(_, batch)] = read_batches(IMAGES, np.arange(len(IMAGES)), len(IMAGES), CPU)
+    with torch.no_grad():
+        model(batch)
+    assert norm.running_mean is not None
+    error = (norm.running_mean - seen[0].float().mean((0, 2, 3))).abs().max() / seen[0].float().std()
+    assert (error < 0.01) == (optimizer == "lpf-sgd")
