@@ -138,6 +138,21 @@ def test_one_image_at_a_time_gives_the_same_scores(parameters: str, kind: str) -
     assert given_only.leverage is None
 
 
+def test_errors_of_a_sure_network_do_not_tie() -> None:
+    model = network()
+    curvature = fit_curvature(model, "dense", "head", IMAGES, 0.5, CPU, seed=0)
+    with torch.no_grad():
+        logits = model(normalize(torch.from_numpy(IMAGES)))
+        scale = 80 / float((logits.amax(1) - logits.amin(1)).max())
+        model.head.weight *= scale
+        model.head.bias *= scale
+    options = {"parameters": "head", "all_candidates": True, "mirrored": False, "device": CPU}
+    losses = evaluate(model, curvature, IMAGES, LABELS, **options).losses
+    assert losses.max() > 60
+    high = losses[losses > 30]
+    assert len(np.unique(high)) == len(high)
+
+
 def test_mirrored_views_are_averaged() -> None:
     model = network()
     curvature = fit_curvature(model, "dense", "head", IMAGES, 0.5, CPU, seed=0)
