@@ -7,6 +7,7 @@ import torch
 
 from sharpeye.curvature.base import GradientBatches
 from sharpeye.curvature.gradients import Gradients, Vector, inner, weighted_sum
+from sharpeye.errors import InputError
 
 POWER_STEPS = 12
 # The largest eigenvalue of one batch may lie above that of all.
@@ -21,17 +22,21 @@ def product(gradients: Gradients, images: int, vector: Vector) -> Vector:
 def lissa(batches: Callable[[], GradientBatches], vector: Vector, damping: float, steps: int) -> Vector:
     """(H + λI)⁻¹v by the recursion h ← v + h − (H_b + λI)h / s, the batches b in turn; returns h / s.
 
-    The scale s exceeds the largest eigenvalue (power iteration), so that the recursion contracts. λ = damping
-    · tr H / rows. Source: Agarwal et al. 2017, arXiv 1602.03943; Koh & Liang 2017, arXiv 1703.04730, section
-    3.
+    The scale s exceeds the largest eigenvalue (power iteration over all batches), so that the recursion
+    contracts. λ = damping · tr H / rows. Source: Agarwal et al. 2017, arXiv 1602.03943; Koh & Liang 2017,
+    arXiv 1703.04730, section 3.
 
     Args:
-        batches: each call yields the same batches of gradients whose outer products add up to H.
+        batches: each call yields the same batches of gradients whose outer products add up to H, each a
+            sample of all.
         vector: v.
         damping: relative to the mean eigenvalue.
         steps: of the recursion, one batch each.
+
+    Raises:
+        InputError: the recursion diverged.
     """
-    trace, count, rows = 0.0, 0, sum(part.numel() for part in vector.values())
+    trace, count, parts, rows = 0.0, 0, 0, sum(part.numel() for part in vector.values())
     for gradients, images in batches():
         trace += sum(
             float((layer.output_gradients.square().sum(3) * layer.activations.square().sum(2)).sum())
@@ -40,8 +45,9 @@ def lissa(batches: Callable[[], GradientBatches], vector: Vector, damping: float
             for layer in gradients.values()
         )
         count += images
+        parts += 1
     absolute = damping * trace / count / rows
-    scale = SAFETY * largest_eigenvalue(batches, vector) + absolute
+    scale = SAFETY * largest_eigenvalue(batches, vector, max(POWER_STEPS, parts)) + absolute
     estimate = {name: part / scale for name, part in vector.items()}
     for gradients, images in islice(chain.from_iterable(batches() for _ in repeat(None)), steps):
         curved = product(gradients, images, estimate)
@@ -49,16 +55,18 @@ def lissa(batches: Callable[[], GradientBatches], vector: Vector, damping: float
             name: vector[name] / scale + part - (curved[name] + absolute * part) / scale
             for name, part in estimate.items()
         }
+    if not all(bool(part.isfinite().all()) for part in estimate.values()):
+        raise InputError("--method lissa diverged on these images: raise --damping, or leave it out")
     return estimate
 
 
-def largest_eigenvalue(batches: Callable[[], GradientBatches], like: Vector) -> float:
+def largest_eigenvalue(batches: Callable[[], GradientBatches], like: Vector, steps: int) -> float:
     """Of H, by power iteration over the batches in turn, from a random start shaped `like` a vector."""
     # On the CPU, so that it is the same on every device.
     start = torch.Generator().manual_seed(0)
     current = {name: torch.randn(part.shape, generator=start).to(part) for name, part in like.items()}
     value = 0.0
-    for gradients, images in islice(chain.from_iterable(batches() for _ in repeat(None)), POWER_STEPS):
+    for gradients, images in islice(chain.from_iterable(batches() for _ in repeat(None)), steps):
         norm = sum(float(part.square().sum()) for part in current.values()) ** 0.5
         current = product(
             gradients, images, {name: part / max(norm, 1e-30) for name, part in current.items()}

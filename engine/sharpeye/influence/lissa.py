@@ -12,6 +12,7 @@ from sharpeye.curvature.fit import fisher_batches
 from sharpeye.curvature.gradients import fisher_vectors, head_gradients
 from sharpeye.curvature.iterative import lissa
 from sharpeye.curvature.linearization import head_batch, predict
+from sharpeye.data.dataset import SelectedImages
 from sharpeye.influence.base import Scores
 from sharpeye.influence.trajectory import TrajectoryContext, as_scores, influence_along, validation_gradient
 from sharpeye.training.batches import read_batches
@@ -29,14 +30,17 @@ def lissa_influence(context: TrajectoryContext) -> Scores:
     cannot afford; `vm` is that quantity with a factored curvature.
     """
     model = context.trained()
+    # Class folders come class by class, and a batch of one class is no sample of H.
+    order = np.random.default_rng(context.seed).permutation(len(context.images))
+    images = SelectedImages(context.images, order)
     batches: Callable[[], GradientBatches] = partial(
-        fisher_batches, model, context.parameters, context.images, context.device, context.seed
+        fisher_batches, model, context.parameters, images, context.device, context.seed
     )
     if context.parameters == "head":  # a few numbers an image: kept, so that the features are computed once
-        rows = np.arange(len(context.images))
+        rows = np.arange(len(images))
         outputs = [
             predict(model, batch)
-            for _, batch in read_batches(context.images, rows, head_batch(model), context.device)
+            for _, batch in read_batches(images, rows, head_batch(model), context.device)
         ]
         batches = partial(_head_batches, outputs)
     solved = lissa(
