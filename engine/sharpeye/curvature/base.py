@@ -7,6 +7,10 @@ from torch import Tensor
 
 from sharpeye.curvature.gradients import Gradients
 
+# A network that is sure of every validation image has hardly any curvature left. Without a least one to damp
+# by, influence there would exceed what float32 can hold.
+LEAST_MEAN = 1e-12
+
 State = dict[str, Tensor]
 """A factored curvature as named tensors, for storing it."""
 
@@ -30,6 +34,11 @@ class Curvature(Protocol):
 GradientBatches = Iterable[tuple[Gradients, int]]
 """Batches of factored gradients Jᵀv with Σ_k v_k v_kᵀ = Hessian of the loss in the logits, and their number
 of images."""
+
+
+def absolute_damping(relative: float, mean: Tensor) -> Tensor:
+    """λ, from the damping relative to the mean eigenvalue; that counts as LEAST_MEAN at least."""
+    return relative * mean.clamp_min(LEAST_MEAN)
 
 
 def squared_norms(values: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -4,7 +4,7 @@ parameter counts."""
 import torch
 from torch import Tensor
 
-from sharpeye.curvature.base import GradientBatches, State, gram, squared_norms
+from sharpeye.curvature.base import GradientBatches, State, absolute_damping, gram, squared_norms
 from sharpeye.curvature.gradients import Gradients
 
 MAX_ROWS = 13_000
@@ -30,7 +30,7 @@ class DenseCurvature:
             count += images
         assert matrix is not None
         matrix = matrix / count
-        absolute = damping * matrix.trace() / len(matrix)
+        absolute = absolute_damping(damping, matrix.trace() / len(matrix))
         return cls(
             matrix, absolute, torch.linalg.cholesky(matrix + absolute * torch.eye(len(matrix)).to(matrix))
         )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sharpeye.curvature.base import GradientBatches, State, gram, squared_norms
+from sharpeye.curvature.base import GradientBatches, State, absolute_damping, gram, squared_norms
 from sharpeye.curvature.gradients import Gradients
 
 
@@ -25,7 +25,8 @@ class DiagonalCurvature:
                 squares = layer.dense().square().sum((0, 1))
                 sums[name] = squares if name not in sums else sums[name] + squares
             count += images
-        return cls({name: (total + damping * total.mean()) / count for name, total in sums.items()})
+        means = {name: total / count for name, total in sums.items()}
+        return cls({name: mean + absolute_damping(damping, mean.mean()) for name, mean in means.items()})
 
     def state(self) -> State:
         return self.damped

@@ -5,7 +5,7 @@ from itertools import chain, islice, repeat
 
 import torch
 
-from sharpeye.curvature.base import GradientBatches
+from sharpeye.curvature.base import LEAST_MEAN, GradientBatches
 from sharpeye.curvature.gradients import Gradients, Vector, inner, weighted_sum
 from sharpeye.errors import InputError
 
@@ -46,7 +46,7 @@ def lissa(batches: Callable[[], GradientBatches], vector: Vector, damping: float
         )
         count += images
         parts += 1
-    absolute = damping * trace / count / rows
+    absolute = damping * max(trace / count / rows, LEAST_MEAN)
     scale = SAFETY * largest_eigenvalue(batches, vector, max(POWER_STEPS, parts)) + absolute
     estimate = {name: part / scale for name, part in vector.items()}
     for gradients, images in islice(chain.from_iterable(batches() for _ in repeat(None)), steps):

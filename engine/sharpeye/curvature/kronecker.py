@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from sharpeye.curvature.base import GradientBatches, State, gram, squared_norms
+from sharpeye.curvature.base import GradientBatches, State, absolute_damping, gram, squared_norms
 from sharpeye.curvature.gradients import Gradients, LayerGradients
 from sharpeye.training.devices import bf16_products, in_float64
 
@@ -114,7 +114,7 @@ class KroneckerCurvature:
         )
         layers = {}
         for name, (values, mean) in spectra.items():
-            shift = damping * mean
+            shift = absolute_damping(damping, mean)
             layers[name] = KroneckerLayer(
                 bases[name].inputs, bases[name].outputs, 1 / (values + shift), 1 / shift
             )
@@ -168,7 +168,7 @@ class Basis:
         """
         if not self.shared or damping < TRUNCATED_FROM:
             return self
-        values, shift = self.spectrum()[0], damping * self.mean
+        values, shift = self.spectrum()[0], absolute_damping(damping, self.mean)
         scores = values / (values + shift)
         changes, bearable = values / shift - scores, NEGLIGIBLE * scores.sum() / 2
         a, b = _needed(changes.sum(0), bearable), _needed(changes.sum(1), bearable)

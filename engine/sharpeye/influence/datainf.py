@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpeye.curvature.base import squared_norms
+from sharpeye.curvature.base import LEAST_MEAN, squared_norms
 from sharpeye.curvature.gradients import Gradients, Vector, inner, select_layers, weighted_sum
 from sharpeye.curvature.linearization import linearize
 from sharpeye.influence.base import Scores
@@ -45,7 +45,9 @@ def swapped_inverse(context: TrajectoryContext, model: Classifier, vector: Vecto
     for gradients in training_gradients(context, model):
         for name, layer in gradients.items():
             squares[name] += float(squared_norms(layer.dense()).sum())
-    damping = {name: DAMPING * squares[name] / count / vector[name].numel() for name in vector}
+    damping = {
+        name: DAMPING * max(squares[name] / count / vector[name].numel(), LEAST_MEAN) for name in vector
+    }
     total = {name: torch.zeros_like(part) for name, part in vector.items()}
     for gradients in training_gradients(context, model):
         for name, layer in gradients.items():

@@ -138,6 +138,19 @@ def test_one_image_at_a_time_gives_the_same_scores(parameters: str, kind: str) -
     assert given_only.leverage is None
 
 
+@pytest.mark.parametrize("kind", ["dense", "diagonal", "kfac", "ekfac"])
+def test_influence_of_a_network_without_curvature_is_finite(kind: str) -> None:
+    model = network()
+    with torch.no_grad():
+        model.head.bias += torch.tensor([200.0, 0.0, 0.0])
+    curvature = fit_curvature(model, kind, "head", IMAGES, 0.01, CPU, seed=0)
+    options = {"parameters": "head", "all_candidates": True, "mirrored": False, "device": CPU}
+    scored = evaluate(model, curvature, IMAGES, LABELS, **options)
+    assert np.isfinite(scored.influence).all()
+    assert np.isfinite(scored.newton).all()
+    assert (scored.influence[:, 1:] > 1e6 * scored.influence[:, :1]).all()
+
+
 def test_losses_of_a_sure_network_are_not_cut() -> None:
     model = network()
     curvature = fit_curvature(model, "dense", "head", IMAGES, 0.5, CPU, seed=0)
