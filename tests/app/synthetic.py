@@ -102,7 +102,6 @@ def _beliefs(true: np.ndarray, given: np.ndarray, rng: np.random.Generator) -> N
         1.0,
         np.ones(len(CLASSES)),
         1.0,
-        1.0,
         float(wrong.sum()),
         (0.9 * float(wrong.sum()), 1.1 * float(wrong.sum())),
     )

@@ -72,7 +72,6 @@ class ScoringContext:
             `sharpeye.influence.noise_posterior`.
         temperature: of the network's predictions; None for the one under which the given labels are most
             likely.
-        counting: of the same images by a network that says better how many labels are wrong; None for none.
         prior: class shares that the predictions carry, (C,); None for their mean over the training set.
     """
 
@@ -81,7 +80,6 @@ class ScoringContext:
     evaluation: Evaluation
     reliance: float
     temperature: float | None = None
-    counting: Evaluation | None = None
     prior: np.ndarray | None = None
 
 

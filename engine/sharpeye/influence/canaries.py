@@ -60,13 +60,12 @@ def posteriors(energies: Candidates, beliefs: NoisePosterior) -> np.ndarray:
 
     Args:
         energies: of trusted images, (M, k).
-        beliefs: about the training set, whose T, reliance, class weights, odds and temperature are taken.
+        beliefs: about the training set, whose T, reliance, class weights and temperature are taken.
     """
     classes, lowest = energies.classes, energies.scores.min(1, keepdims=True)
     p = np.exp(-(energies.scores - lowest).astype(np.float64) / beliefs.temperature)
     errors = beliefs.transition[classes[:, :, None], classes[:, None, :]] ** beliefs.reliance
     joint = (p * beliefs.class_weights[classes])[:, :, None] * errors
-    np.einsum("bii->bi", joint)[...] *= beliefs.right_odds
     result: np.ndarray = joint / np.maximum(joint.sum(1, keepdims=True), SMALLEST)
     return result
 

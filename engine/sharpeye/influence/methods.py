@@ -18,7 +18,7 @@ from sharpeye.influence.base import (
 )
 from sharpeye.influence.baselines import margin, val_loss
 from sharpeye.influence.confident_learning import confident_learning
-from sharpeye.influence.noise_posterior import SMALLEST, NoisePosterior, noise_posterior, with_count
+from sharpeye.influence.noise_posterior import SMALLEST, NoisePosterior, noise_posterior
 from sharpeye.influence.validation_minima import influence, newton_influence, normalized_influence
 
 if TYPE_CHECKING:
@@ -47,11 +47,7 @@ def loss_posterior(context: ScoringContext) -> NoisePosterior:
     """The noise posterior on validation losses, −log p_c."""
     labels, class_count, prior = context.labels, context.class_count, context.prior
     losses = Candidates(context.evaluation.classes, context.evaluation.losses)
-    beliefs = noise_posterior(losses, labels, class_count, context.temperature, context.reliance, prior)
-    if context.counting is None:
-        return beliefs
-    losses = Candidates(context.counting.classes, context.counting.losses)
-    return with_count(beliefs, labels, noise_posterior(losses, labels, class_count, prior=prior))
+    return noise_posterior(losses, labels, class_count, context.temperature, context.reliance, prior)
 
 
 def _as_scores(posterior: NoisePosterior) -> Scores:

@@ -3,11 +3,11 @@
 Kin to Dawid & Skene 1979, Patrini et al. 2017 (arXiv 1609.03683) and confident learning (arXiv 1911.00068).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
-from scipy.special import expit, softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
 from sharpeye.influence.base import Candidates
 
@@ -19,7 +19,7 @@ RELIANCE = 1.0
 DOUBTED_RELIANCE = 0.8
 # Longer training repeats the given labels, so agreement with them is weaker evidence: for the beliefs that
 # the refined network is trained on, and for the predictions of that network, which rank. Both were chosen on
-# CIFAR-10N random1. They say nothing of the number of wrong labels: see `with_count`.
+# CIFAR-10N random1. Where few labels are wrong, that network's count is too high.
 REFINING_RELIANCE = 0.5
 REFINED_RELIANCE = 0.2
 CERTAINTY = 1.96
@@ -27,8 +27,6 @@ INITIAL_DIAGONAL = 0.7
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-6
 LEAST_KNOWN = 0.05
-# Their logarithm.
-MOST_ODDS = 50.0
 TEMPERATURE_IMAGES = 20_000
 TEMPERATURE_ITERATIONS = 50
 # As a multiple of the mean rate of the others, and in standard deviations of a Poisson number.
@@ -50,11 +48,10 @@ class NoisePosterior:
         transition: T[t, y] = P(given y | true t), (C, C).
         reliance: the power with which it enters.
         class_weights: π_t/π⁰_t, how much more frequent a class is than the predictions presume, (C,).
-        right_odds: factor by which the odds of the given label were raised, see `with_count`.
         temperature: of p(t|x) ∝ exp(−score/temperature).
         expected_wrong: Σ_i (1 − r_i(y_i)).
-        interval: CERTAINTY standard deviations (see `count_deviation`) below expected_wrong to as many above
-            that of DOUBTED_RELIANCE times the reliance.
+        interval: CERTAINTY standard deviations (see `count_deviation`) below the count where given labels
+            count in full, to as many above that of DOUBTED_RELIANCE times the reliance.
     """
 
     candidates: Candidates
@@ -62,7 +59,6 @@ class NoisePosterior:
     transition: np.ndarray
     reliance: float
     class_weights: np.ndarray
-    right_odds: float
     temperature: float
     expected_wrong: float
     interval: tuple[float, float]
@@ -109,14 +105,19 @@ def noise_posterior(
         candidates, labels, class_count, temperature, reliance, prior
     )
     wrong = _wrong(candidates, labels, responsibilities)
-    doubting = label_beliefs(candidates, labels, class_count, temperature, DOUBTED_RELIANCE * reliance, prior)
-    doubted = _wrong(candidates, labels, np.exp(-doubting.scores))
+
+    def wrong_at(other: float) -> np.ndarray:
+        beliefs = label_beliefs(candidates, labels, class_count, temperature, other, prior)
+        return _wrong(candidates, labels, np.exp(-beliefs.scores))
+
     expected = float(wrong.sum())
-    low = expected - CERTAINTY * count_deviation(wrong)
-    high = max(expected, float(doubted.sum())) + CERTAINTY * count_deviation(doubted)
+    fewest = wrong if reliance >= RELIANCE else wrong_at(RELIANCE)
+    most = wrong_at(DOUBTED_RELIANCE * reliance)
+    low = min(expected, float(fewest.sum())) - CERTAINTY * count_deviation(fewest)
+    high = max(expected, float(most.sum())) + CERTAINTY * count_deviation(most)
     interval = max(0.0, low), min(float(len(labels)), high)
     beliefs = _as_candidates(candidates, responsibilities)
-    return NoisePosterior(beliefs, wrong, transition, reliance, weights, 1.0, temperature, expected, interval)
+    return NoisePosterior(beliefs, wrong, transition, reliance, weights, temperature, expected, interval)
 
 
 def label_beliefs(
@@ -134,35 +135,6 @@ def label_beliefs(
         candidates, labels, class_count, temperature, reliance, prior
     )
     return _as_candidates(candidates, responsibilities)
-
-
-def with_count(beliefs: NoisePosterior, labels: np.ndarray, counted: NoisePosterior) -> NoisePosterior:
-    """Beliefs in the same order that expect as many wrong labels as others do: one factor raises the odds of
-    every given label.
-
-    Args:
-        beliefs: whose order is kept.
-        labels: given labels, (N,).
-        counted: whose expected_wrong and interval are taken.
-    """
-    wrong = np.clip(beliefs.wrong, SMALLEST, 1 - np.finfo(float).eps)
-    log_odds = np.log1p(-wrong) - np.log(wrong)
-    total = np.clip(counted.expected_wrong, SMALLEST_ERROR * len(labels), (1 - SMALLEST_ERROR) * len(labels))
-
-    def surplus(raised: float) -> float:
-        return float(expit(-log_odds - raised).sum() - total)
-
-    raised = brentq(surplus, -MOST_ODDS, MOST_ODDS) if surplus(MOST_ODDS) < 0 < surplus(-MOST_ODDS) else 0.0
-    given = beliefs.candidates.classes == labels[:, None]
-    responsibilities = softmax(np.where(given, raised, 0.0) - beliefs.candidates.scores, axis=1)
-    return replace(
-        beliefs,
-        candidates=_as_candidates(beliefs.candidates, responsibilities),
-        wrong=_wrong(beliefs.candidates, labels, responsibilities),
-        right_odds=float(np.exp(raised)),
-        expected_wrong=counted.expected_wrong,
-        interval=counted.interval,
-    )
 
 
 def count_deviation(wrong: np.ndarray) -> float:

@@ -187,9 +187,7 @@ def judge(
         training.labels, len(training.class_names), evaluation, RELIANCE, prior=validation.class_shares()
     )
     if len(networks) > 1:
-        # The refined network was told what to believe; the first one says how many labels are wrong.
-        first = evaluate_minima(context, kind, networks[:1], training, validation)
-        scoring = replace(scoring, reliance=REFINED_RELIANCE, temperature=1.0, counting=first)
+        scoring = replace(scoring, reliance=REFINED_RELIANCE, temperature=1.0)
     return Judged(scoring, tuple(networks))
 
 

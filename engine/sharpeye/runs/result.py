@@ -9,6 +9,9 @@ from sharpeye.errors import InputError
 from sharpeye.quality import LabelAccuracy, Quality
 from sharpeye.runs.workspace import RunFolder
 
+# Of all labels: fewer than this may be none.
+NO_SIGN_SHARE = 0.005
+
 
 @dataclass(frozen=True)
 class MethodResult(Quality):
@@ -87,7 +90,7 @@ class RunResult:
     def wrong_labels(self) -> str:
         """How many labels seem to be wrong, in words."""
         low, high = (round(end) for end in self.expected_wrong_interval)
-        if low == 0:
+        if low == 0 and self.expected_wrong < NO_SIGN_SHARE * self.n:
             return f"no sign of wrong labels: at most {high:,} of {self.n:,}"
         return f"about {self.expected_wrong:,.0f} ({low:,} to {high:,}) of {self.n:,} labels seem to be wrong"
 

@@ -20,12 +20,7 @@ from sharpeye.influence.base import Candidates, Evaluation, ScoringContext
 from sharpeye.influence.baselines import margin, val_loss
 from sharpeye.influence.evaluation import view_influence
 from sharpeye.influence.methods import METHODS, MINIMUM_METHODS, TRAJECTORY_METHODS, select_methods
-from sharpeye.influence.noise_posterior import (
-    NoisePosterior,
-    count_deviation,
-    noise_posterior,
-    with_count,
-)
+from sharpeye.influence.noise_posterior import NoisePosterior, count_deviation, noise_posterior
 from sharpeye.influence.validation_minima import influence, normalized_influence
 
 
@@ -180,18 +175,6 @@ def test_a_pair_of_classes_keeps_its_own_rate() -> None:
     assert transition[3, 5] == pytest.approx(0.4, abs=0.06)
     off = transition[~np.eye(10, dtype=bool)]
     assert np.sort(off)[-2] < 0.03
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.7])
-def test_beliefs_keep_their_order_where_others_count(share: float) -> None:
-    p, true = calibrated(EVEN, np.random.default_rng(2))
-    labels = flip_labels(true, 0.9 * np.eye(10) + 0.01, seed=5)
-    beliefs = posterior_of(p, labels)
-    counted = replace(beliefs, expected_wrong=share * beliefs.expected_wrong, interval=(1.0, 2.0))
-    scaled = with_count(beliefs, labels, counted)
-    assert scaled.wrong.sum() == pytest.approx(counted.expected_wrong, abs=0.01)
-    assert spearmanr(scaled.wrong, beliefs.wrong).statistic > 0.999
-    assert (scaled.expected_wrong, scaled.interval) == (counted.expected_wrong, counted.interval)
 
 
 def test_the_interval_reaches_up_where_people_err_as_the_network_does() -> None:
