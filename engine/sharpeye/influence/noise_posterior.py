@@ -3,6 +3,7 @@
 Kin to Dawid & Skene 1979, Patrini et al. 2017 (arXiv 1609.03683) and confident learning (arXiv 1911.00068).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,10 +30,14 @@ TOLERANCE = 1e-6
 LEAST_KNOWN = 0.05
 TEMPERATURE_IMAGES = 20_000
 TEMPERATURE_ITERATIONS = 50
+# Of the logarithm of the temperature.
+CURVATURE_STEP = 0.1
+LARGEST_DOUBT = 0.5
 # As a multiple of the mean rate of the others, and in standard deviations of a Poisson number.
 OWN_RATE = 10.0
 OWN_RATE_DEVIATIONS = 4.0
 OWN_RATE_ROUNDS = 3
+SMOOTHING = 1e-3
 # Of a cell of T.
 SMALLEST_ERROR = 1e-9
 SMALLEST = 1e-300
@@ -50,8 +55,9 @@ class NoisePosterior:
         class_weights: π_t/π⁰_t, how much more frequent a class is than the predictions presume, (C,).
         temperature: of p(t|x) ∝ exp(−score/temperature).
         expected_wrong: Σ_i (1 − r_i(y_i)).
-        interval: CERTAINTY standard deviations (see `count_deviation`) below the count where given labels
-            count in full, to as many above that of DOUBTED_RELIANCE times the reliance.
+        interval: CERTAINTY standard deviations below the count where given labels count in full, to as many
+            above that of DOUBTED_RELIANCE times the reliance. They are those of `count_deviation` and of a
+            temperature that was fitted.
     """
 
     candidates: Candidates
@@ -99,24 +105,34 @@ def noise_posterior(
             picture.
         prior: class shares π⁰ that p carries, (C,); None: the mean of p.
     """
+    doubt = 0.0
     if temperature is None:
-        temperature = fit_temperature(candidates, labels, class_count, prior)
+        temperature, doubt = fit_temperature(candidates, labels, class_count, prior)
     transition, weights, responsibilities = _expectation_maximization(
         candidates, labels, class_count, temperature, reliance, prior
     )
-    wrong = _wrong(candidates, labels, responsibilities)
+    beliefs, wrong = (
+        _as_candidates(candidates, responsibilities),
+        _wrong(candidates, labels, responsibilities),
+    )
 
-    def wrong_at(other: float) -> np.ndarray:
-        beliefs = label_beliefs(candidates, labels, class_count, temperature, other, prior)
-        return _wrong(candidates, labels, np.exp(-beliefs.scores))
+    def end(other_reliance: float, side: int) -> float:
+        """CERTAINTY deviations to one side of the count under another reliance, for all that is in doubt."""
+        here, there = (
+            _wrong(
+                candidates,
+                labels,
+                _expectation_maximization(candidates, labels, class_count, other, other_reliance, prior)[2],
+            )
+            for other in (temperature, temperature * float(np.exp(-side * doubt)))
+        )
+        by_temperature = float(there.sum() - here.sum())
+        return float(here.sum()) + side * CERTAINTY * float(np.hypot(count_deviation(here), by_temperature))
 
     expected = float(wrong.sum())
-    fewest = wrong if reliance >= RELIANCE else wrong_at(RELIANCE)
-    most = wrong_at(DOUBTED_RELIANCE * reliance)
-    low = min(expected, float(fewest.sum())) - CERTAINTY * count_deviation(fewest)
-    high = max(expected, float(most.sum())) + CERTAINTY * count_deviation(most)
+    low = min(expected, end(max(reliance, RELIANCE), -1))
+    high = max(expected, end(DOUBTED_RELIANCE * reliance, 1))
     interval = max(0.0, low), min(float(len(labels)), high)
-    beliefs = _as_candidates(candidates, responsibilities)
     return NoisePosterior(beliefs, wrong, transition, reliance, weights, temperature, expected, interval)
 
 
@@ -130,7 +146,7 @@ def label_beliefs(
 ) -> Candidates:
     """−log r_i(t) of every candidate class; see `noise_posterior`."""
     if temperature is None:
-        temperature = fit_temperature(candidates, labels, class_count, prior)
+        temperature, _ = fit_temperature(candidates, labels, class_count, prior)
     _, _, responsibilities = _expectation_maximization(
         candidates, labels, class_count, temperature, reliance, prior
     )
@@ -154,9 +170,15 @@ def count_deviation(wrong: np.ndarray) -> float:
 
 def fit_temperature(
     candidates: Candidates, labels: np.ndarray, class_count: int, prior: np.ndarray | None = None
-) -> float:
-    """The temperature under which the given labels are most likely: it maximises Σ_i log Σ_t p(t|x_i) T[t,
-    y_i], by a bounded search over up to TEMPERATURE_IMAGES images."""
+) -> tuple[float, float]:
+    """The temperature under which the given labels are most likely, and the standard error of its logarithm.
+
+    It maximises Σ_i log Σ_t p(t|x_i) T[t, y_i], by a bounded search over up to TEMPERATURE_IMAGES images. The
+    error is that of the curvature of this likelihood, at most LARGEST_DOUBT.
+
+    T is the likeliest of all here. One that shares rates explains the errors of few images badly, and flat
+    predictions explain them better.
+    """
     rows = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), TEMPERATURE_IMAGES)).astype(np.int64))
     subset, given = Candidates(candidates.classes[rows], candidates.scores[rows]), labels[rows]
     scale = max(float(np.ptp(subset.scores, axis=1).mean()), 1e-12)
@@ -164,14 +186,18 @@ def fit_temperature(
     def surprise(log_temperature: float) -> float:
         temperature = scale * float(np.exp(log_temperature))
         transition, weights, _ = _expectation_maximization(
-            subset, given, class_count, temperature, 1.0, prior, TEMPERATURE_ITERATIONS
+            subset, given, class_count, temperature, 1.0, prior, TEMPERATURE_ITERATIONS, _likeliest_transition
         )
         true = _probabilities(subset, temperature) * weights[subset.classes]
         likelihood = (true * transition[subset.classes, given[:, None]]).sum(1) / true.sum(1)
         return -float(np.log(np.maximum(likelihood, SMALLEST)).mean())
 
     best = minimize_scalar(surprise, bounds=(-6, 1), method="bounded", options={"xatol": 0.01})
-    return scale * float(np.exp(best.x))
+    step = CURVATURE_STEP
+    bend = (surprise(best.x + step) + surprise(best.x - step) - 2 * surprise(best.x)) / step**2
+    information = max(bend, 0.0) * len(given)
+    doubt = min(LARGEST_DOUBT, information**-0.5) if information > 0 else LARGEST_DOUBT
+    return scale * float(np.exp(best.x)), doubt
 
 
 def _expectation_maximization(
@@ -182,8 +208,10 @@ def _expectation_maximization(
     reliance: float,
     prior: np.ndarray | None,
     iterations: int = MAX_ITERATIONS,
+    estimate: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """T (C, C), π/π⁰ (C,) and r (N, k)."""
+    estimate = estimate or _transition
     classes, probabilities = candidates.classes, _probabilities(candidates, temperature)
     cells = classes * class_count + labels[:, None]
     if prior is None:
@@ -197,12 +225,19 @@ def _expectation_maximization(
         responsibilities = joint / np.maximum(joint.sum(1, keepdims=True), SMALLEST)
         believed = np.bincount(cells.ravel(), responsibilities.ravel(), class_count**2)
         counts = believed.reshape(transition.shape)
-        updated = _transition(counts)
+        updated = estimate(counts)
         change = np.abs(updated - transition).max()
         transition, weights = updated, counts.sum(1) / len(labels) / prior
         if change < TOLERANCE:
             break
     return transition, weights, responsibilities
+
+
+def _likeliest_transition(counts: np.ndarray) -> np.ndarray:
+    """T from how many images are believed to have each true (row) and given label."""
+    smoothed = counts + SMOOTHING
+    normalized: np.ndarray = smoothed / smoothed.sum(1, keepdims=True)
+    return normalized
 
 
 def _transition(counts: np.ndarray) -> np.ndarray:
