@@ -124,9 +124,9 @@ def noise_posterior(
                 labels,
                 _expectation_maximization(candidates, labels, class_count, other, other_reliance, prior)[2],
             )
-            for other in (temperature, temperature * float(np.exp(-side * doubt)))
+            for other in (temperature, temperature * float(np.exp(-doubt if side > 0 else 2 * doubt)))
         )
-        by_temperature = float(there.sum() - here.sum())
+        by_temperature = float(there.sum() - here.sum()) / (1 if side > 0 else 2)
         return float(here.sum()) + side * CERTAINTY * float(np.hypot(count_deviation(here), by_temperature))
 
     expected = float(wrong.sum())
@@ -171,10 +171,11 @@ def count_deviation(wrong: np.ndarray) -> float:
 def fit_temperature(
     candidates: Candidates, labels: np.ndarray, class_count: int, prior: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """The temperature under which the given labels are most likely, and the standard error of its logarithm.
+    """A temperature under which the given labels are likely, and the standard error of its logarithm.
 
-    It maximises Σ_i log Σ_t p(t|x_i) T[t, y_i], by a bounded search over up to TEMPERATURE_IMAGES images. The
-    error is that of the curvature of this likelihood, at most LARGEST_DOUBT.
+    It lies one such error below the one that maximises Σ_i log Σ_t p(t|x_i) T[t, y_i], found by a bounded
+    search over up to TEMPERATURE_IMAGES images: predictions that are made too flat hide errors. The error
+    comes from the curvature of this likelihood, and is at most LARGEST_DOUBT.
 
     T is the likeliest of all here. One that shares rates explains the errors of few images badly, and flat
     predictions explain them better.
@@ -197,7 +198,7 @@ def fit_temperature(
     bend = (surprise(best.x + step) + surprise(best.x - step) - 2 * surprise(best.x)) / step**2
     information = max(bend, 0.0) * len(given)
     doubt = min(LARGEST_DOUBT, information**-0.5) if information > 0 else LARGEST_DOUBT
-    return scale * float(np.exp(best.x)), doubt
+    return scale * float(np.exp(best.x - doubt)), doubt
 
 
 def _expectation_maximization(
