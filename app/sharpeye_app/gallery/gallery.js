@@ -277,7 +277,7 @@ function drawBar(gallery, summary) {
   const times = gallery.decisionTimes, minutes = times.length > 4 ? Math.max((now - times[0]) / 60000, 0.05) : 0;
   const parts = [
     item(whole(summary.decided), `of ${whole(summary.images)} decided`), item(whole(summary.changed), "labels changed"),
-    summary.interval_open[0] < 0.5 && summary.expected_open < 0.005 * summary.images
+    summary.no_sign
       ? item("No sign", `of wrong labels left, at most ${whole(summary.interval_open[1])}`)
       : item("≈ " + whole(summary.expected_open), `(${summary.interval_open.map(whole).join("–")}) wrong labels left`),
     item("≈ " + whole(summary.expected_next), `of them among the next ${summary.next} suspects`),

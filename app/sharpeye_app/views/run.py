@@ -313,7 +313,7 @@ def show_result(result: RunResult) -> None:
     }
     for column, (name, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
         column.metric(name, value)
-    st.caption(f"{result.wrong_labels[0].upper()}{result.wrong_labels[1:]}.")
+    st.caption(f"{result.wrong_labels.capitalize()}.")
     if result.measured:
         titles = [METRIC_TITLES[metric] for metric in MAIN_METRICS]
         measured = [

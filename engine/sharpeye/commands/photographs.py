@@ -231,22 +231,21 @@ def photos(
     images, _ = features_of(RunConfig.of(str(packed(data, root, {})), **options), opened)
     names, features = images.class_names, feature_rows(images)
     true = {identity: label for identity, _, label in _records(data)}
-    columns, wrong = {}, {}
+    columns, drawn = {}, {}
     for rate in noise:
         for seed in range(seeds):
             changed = lookalike_noise(features, images.labels, rate, seed)
             labels = true | dict(zip(images.ids, (names[label] for label in changed), strict=True))
-            columns[f"{rate:g} wrong, seed {seed}"] = list(labels.values())
-            wrong[f"{rate:g} wrong, seed {seed}"] = int((changed != images.labels).sum())
+            setting = f"{rate:g} wrong, seed {seed}"
+            columns[setting] = list(labels.values())
+            drawn[setting] = seed, int((changed != images.labels).sum())
     noisy = str(packed(data, root, columns))
     rows: list[Row] = []
-    for rate in noise:
-        for seed in range(seeds):
-            setting = f"{rate:g} wrong, seed {seed}"
-            known = RunOptions(label_column=setting, true_label_column="label", seed=seed)
-            run = submit(RunConfig.of(noisy, **(options | known)), workspace)
-            result_of(run)
-            rows += _own_rows(setting, run, wrong[setting]) + baseline_rows(run, setting, detection, "AUC")
+    for setting, (seed, wrong) in drawn.items():
+        known = RunOptions(label_column=setting, true_label_column="label", seed=seed)
+        run = submit(RunConfig.of(noisy, **(options | known)), workspace)
+        result_of(run)
+        rows += _own_rows(setting, run, wrong) + baseline_rows(run, setting, detection, "AUC")
     _print(rows, as_json)
 
 

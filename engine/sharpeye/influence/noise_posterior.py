@@ -111,28 +111,33 @@ def noise_posterior(
     transition, weights, responsibilities = _expectation_maximization(
         candidates, labels, class_count, temperature, reliance, prior
     )
-    beliefs, wrong = (
-        _as_candidates(candidates, responsibilities),
-        _wrong(candidates, labels, responsibilities),
-    )
+    wrong = _wrong(candidates, labels, responsibilities)
+
+    def wrong_at(other: float, other_reliance: float) -> np.ndarray:
+        if (other, other_reliance) == (temperature, reliance):
+            return wrong
+        return _wrong(
+            candidates,
+            labels,
+            _expectation_maximization(candidates, labels, class_count, other, other_reliance, prior)[2],
+        )
 
     def end(other_reliance: float, side: int) -> float:
         """CERTAINTY deviations to one side of the count under another reliance, for all that is in doubt."""
-        here, there = (
-            _wrong(
-                candidates,
-                labels,
-                _expectation_maximization(candidates, labels, class_count, other, other_reliance, prior)[2],
-            )
-            for other in (temperature, temperature * float(np.exp(-doubt if side > 0 else 2 * doubt)))
+        # The temperature lies one error below the likeliest: towards fewer wrong labels it is two.
+        errors = 1 if side > 0 else 2
+        here = wrong_at(temperature, other_reliance)
+        there = (
+            wrong_at(temperature * float(np.exp(-side * errors * doubt)), other_reliance) if doubt else here
         )
-        by_temperature = float(there.sum() - here.sum()) / (1 if side > 0 else 2)
+        by_temperature = float(there.sum() - here.sum()) / errors
         return float(here.sum()) + side * CERTAINTY * float(np.hypot(count_deviation(here), by_temperature))
 
     expected = float(wrong.sum())
     low = min(expected, end(max(reliance, RELIANCE), -1))
     high = max(expected, end(DOUBTED_RELIANCE * reliance, 1))
     interval = max(0.0, low), min(float(len(labels)), high)
+    beliefs = _as_candidates(candidates, responsibilities)
     return NoisePosterior(beliefs, wrong, transition, reliance, weights, temperature, expected, interval)
 
 
@@ -195,43 +200,10 @@ def fit_temperature(
 
     best = minimize_scalar(surprise, bounds=(-6, 1), method="bounded", options={"xatol": 0.01})
     step = CURVATURE_STEP
-    bend = (surprise(best.x + step) + surprise(best.x - step) - 2 * surprise(best.x)) / step**2
+    bend = (surprise(best.x + step) + surprise(best.x - step) - 2 * best.fun) / step**2
     information = max(bend, 0.0) * len(given)
     doubt = min(LARGEST_DOUBT, information**-0.5) if information > 0 else LARGEST_DOUBT
     return scale * float(np.exp(best.x - doubt)), doubt
-
-
-def _expectation_maximization(
-    candidates: Candidates,
-    labels: np.ndarray,
-    class_count: int,
-    temperature: float,
-    reliance: float,
-    prior: np.ndarray | None,
-    iterations: int = MAX_ITERATIONS,
-    estimate: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """T (C, C), π/π⁰ (C,) and r (N, k)."""
-    estimate = estimate or _transition
-    classes, probabilities = candidates.classes, _probabilities(candidates, temperature)
-    cells = classes * class_count + labels[:, None]
-    if prior is None:
-        prior = np.bincount(classes.ravel(), probabilities.ravel(), class_count) / len(labels)
-    prior = np.maximum(prior, SMALLEST_ERROR)
-    weights = np.ones(class_count)
-    transition = np.full((class_count, class_count), (1 - INITIAL_DIAGONAL) / max(class_count - 1, 1))
-    np.fill_diagonal(transition, INITIAL_DIAGONAL)
-    for _ in range(iterations):
-        joint = probabilities * weights[classes] * (transition.ravel() ** reliance)[cells]
-        responsibilities = joint / np.maximum(joint.sum(1, keepdims=True), SMALLEST)
-        believed = np.bincount(cells.ravel(), responsibilities.ravel(), class_count**2)
-        counts = believed.reshape(transition.shape)
-        updated = estimate(counts)
-        change = np.abs(updated - transition).max()
-        transition, weights = updated, counts.sum(1) / len(labels) / prior
-        if change < TOLERANCE:
-            break
-    return transition, weights, responsibilities
 
 
 def _likeliest_transition(counts: np.ndarray) -> np.ndarray:
@@ -270,6 +242,38 @@ def _transition(counts: np.ndarray) -> np.ndarray:
     np.fill_diagonal(transition, np.maximum(1 - transition.sum(1), SMALLEST_ERROR))
     normalized: np.ndarray = transition / transition.sum(1, keepdims=True)
     return normalized
+
+
+def _expectation_maximization(
+    candidates: Candidates,
+    labels: np.ndarray,
+    class_count: int,
+    temperature: float,
+    reliance: float,
+    prior: np.ndarray | None,
+    iterations: int = MAX_ITERATIONS,
+    estimate: Callable[[np.ndarray], np.ndarray] = _transition,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """T (C, C), π/π⁰ (C,) and r (N, k)."""
+    classes, probabilities = candidates.classes, _probabilities(candidates, temperature)
+    cells = classes * class_count + labels[:, None]
+    if prior is None:
+        prior = np.bincount(classes.ravel(), probabilities.ravel(), class_count) / len(labels)
+    prior = np.maximum(prior, SMALLEST_ERROR)
+    weights = np.ones(class_count)
+    transition = np.full((class_count, class_count), (1 - INITIAL_DIAGONAL) / max(class_count - 1, 1))
+    np.fill_diagonal(transition, INITIAL_DIAGONAL)
+    for _ in range(iterations):
+        joint = probabilities * weights[classes] * (transition.ravel() ** reliance)[cells]
+        responsibilities = joint / np.maximum(joint.sum(1, keepdims=True), SMALLEST)
+        believed = np.bincount(cells.ravel(), responsibilities.ravel(), class_count**2)
+        counts = believed.reshape(transition.shape)
+        updated = estimate(counts)
+        change = np.abs(updated - transition).max()
+        transition, weights = updated, counts.sum(1) / len(labels) / prior
+        if change < TOLERANCE:
+            break
+    return transition, weights, responsibilities
 
 
 def _as_candidates(candidates: Candidates, responsibilities: np.ndarray) -> Candidates:

@@ -90,7 +90,7 @@ class RunResult:
     def wrong_labels(self) -> str:
         """How many labels seem to be wrong, in words."""
         low, high = (round(end) for end in self.expected_wrong_interval)
-        if low == 0 and self.expected_wrong < NO_SIGN_SHARE * self.n:
+        if no_sign(self.expected_wrong, self.expected_wrong_interval[0], self.n):
             return f"no sign of wrong labels: at most {high:,} of {self.n:,}"
         return f"about {self.expected_wrong:,.0f} ({low:,} to {high:,}) of {self.n:,} labels seem to be wrong"
 
@@ -98,6 +98,11 @@ class RunResult:
     def measured(self) -> bool:
         """Whether true labels told how good the methods are."""
         return any(method.suggestion_accuracy is not None for method in self.methods.values())
+
+
+def no_sign(expected: float, low: float, images: int) -> bool:
+    """Whether there is no sign of wrong labels: hardly any is expected, and the interval begins at 0."""
+    return round(low) == 0 and expected < NO_SIGN_SHARE * images
 
 
 class OutdatedResult(InputError):

@@ -12,7 +12,7 @@ import pandas as pd
 from sharpeye.data.findings import masks_of
 from sharpeye.errors import InputError
 from sharpeye.runs.decisions import VERDICTS, Decision, changes_since, decide, earlier_decisions, head
-from sharpeye.runs.result import RunResult, read_result
+from sharpeye.runs.result import RunResult, no_sign, read_result
 from sharpeye.runs.scores import read_influence, read_row, read_scores
 from sharpeye.runs.store import store
 from sharpeye.runs.workspace import RunFolder, Workspace
@@ -33,6 +33,7 @@ class ReviewSummary:
         expected: wrong labels expected in all.
         expected_open: the same among the open images.
         interval_open: lowest and highest number of these.
+        no_sign: whether there is no sign of any.
         next: number of suspects that come next, at most SUSPECTS_AHEAD.
         expected_next: wrong labels expected among them.
         likely_next: those of them that are more likely wrong than right.
@@ -44,6 +45,7 @@ class ReviewSummary:
     expected: float
     expected_open: float
     interval_open: tuple[float, float]
+    no_sign: bool
     next: int
     expected_next: float
     likely_next: int
@@ -210,6 +212,7 @@ class Review:
             expected=expected,
             expected_open=expected_open,
             interval_open=(low, high),
+            no_sign=no_sign(expected_open, low, len(self)),
             next=len(suspects),
             expected_next=float(self.wrong[suspects].sum()),
             likely_next=int((self.wrong[suspects] > 0.5).sum()),

@@ -188,8 +188,10 @@ def test_lissa_converges_to_the_dense_solve(context: TrajectoryContext, paramete
     assert float((flat_vector(solved) - expected).norm() / expected.norm()) < 1e-4
 
 
-@pytest.mark.parametrize("class_by_class", [False, True])
-def test_lissa_on_batches_in_turn_comes_close(context: TrajectoryContext, class_by_class: bool) -> None:
+@pytest.mark.parametrize(("class_by_class", "least"), [(False, 0.98), (True, 0.95)])
+def test_lissa_on_batches_in_turn_comes_close(
+    context: TrajectoryContext, class_by_class: bool, least: float
+) -> None:
     order = np.argsort(LABELS, kind="stable") if class_by_class else np.arange(COUNT)
     context = replace(context, images=context.images[order], labels=LABELS[order])
     scores = METHODS["lissa"].score(context)
@@ -201,7 +203,7 @@ def test_lissa_on_batches_in_turn_comes_close(context: TrajectoryContext, class_
         -float(gradient(model, "head", image, int(y)) @ solved)
         for image, y in zip(context.images, context.labels, strict=True)
     ]
-    assert np.corrcoef(scores.influence, expected)[0, 1] > 0.95
+    assert np.corrcoef(scores.influence, expected)[0, 1] > least
 
 
 def test_lissa_stays_finite_where_the_last_batches_are_the_steepest(context: TrajectoryContext) -> None:
