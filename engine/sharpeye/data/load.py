@@ -67,7 +67,7 @@ def open_validation(data: DataConfig, training: Source) -> Source | None:
 def fitted(config: RunConfig, training: Source, natural: int) -> RunConfig:
     """A configuration whose model, tuning and methods fit its images.
 
-    Where there is no clean split and heads are trained, they do without one.
+    Where there is no clean split, images are judged by what was learned from the others.
 
     Args:
         config: as users give it.
@@ -80,11 +80,13 @@ def fitted(config: RunConfig, training: Source, natural: int) -> RunConfig:
     lacking = lacks_validation(config.data, training)
     clean = not (lacking or isinstance(config.data.validation, NoValidation))
     config = config.resolved(natural, clean)
+    if lacking:
+        config = replace(config, data=replace(config.data, validation=NoValidation()))
     if not config.on_features:
-        if isinstance(config.data.validation, NoValidation):
+        if isinstance(config.data.validation, NoValidation) and not config.pretrains:
             raise InputError(
-                "--validation none needs --tune head, on the features of a pre-trained backbone: add "
-                f"--model {PHOTOGRAPHS}"
+                "--validation none needs networks that are trained on the given labels: leave --no-pretrain "
+                "out, and add --pretrain to weights of your own"
             )
         return config
     if not is_pretrained_backbone(config.model) or config.weights == "random":
@@ -94,7 +96,7 @@ def fitted(config: RunConfig, training: Source, natural: int) -> RunConfig:
         )
     if config.parameters != "head":
         raise InputError(f"--parameters {config.parameters} needs --tune all: only a head is trained here")
-    return replace(config, data=replace(config.data, validation=NoValidation())) if lacking else config
+    return config
 
 
 def load_splits(

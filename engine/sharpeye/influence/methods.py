@@ -20,6 +20,7 @@ from sharpeye.influence.baselines import margin, val_loss
 from sharpeye.influence.confident_learning import confident_learning
 from sharpeye.influence.noise_posterior import SMALLEST, NoisePosterior, noise_posterior
 from sharpeye.influence.validation_minima import influence, newton_influence, normalized_influence
+from sharpeye.specs import NoValidation
 
 if TYPE_CHECKING:
     from sharpeye.influence.trajectory import TrajectoryContext
@@ -120,5 +121,7 @@ def select_methods(config: RunConfig) -> list[Method]:
             raise InputError(f"--method {name} needs the network trained on the given labels: add --pretrain")
         if isinstance(method, TrajectoryMethod) and config.on_features:
             raise InputError(f"--method {name} follows a whole network through training: add --tune all")
+        if isinstance(method, TrajectoryMethod) and isinstance(config.data.validation, NoValidation):
+            raise InputError(f"--method {name} needs a clean validation split: choose another --validation")
         chosen.append(method)
     return chosen

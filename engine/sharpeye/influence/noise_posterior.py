@@ -158,6 +158,23 @@ def label_beliefs(
     return _as_candidates(candidates, responsibilities)
 
 
+def surest(labels: np.ndarray, wrong: np.ndarray, most: int | None = None) -> np.ndarray:
+    """The images that can stand in for trusted ones, bool, (N,): those of each class whose given label is the
+    least likely to be wrong, half of them and `most` at most.
+
+    Args:
+        labels: given labels, (N,).
+        wrong: P(given label is wrong), (N,).
+        most: images of a class.
+    """
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = min(len(rows) if most is None else most, -(-len(rows) // 2))
+        chosen[rows[np.argsort(wrong[rows], kind="stable")[:count]]] = True
+    return chosen
+
+
 def count_deviation(wrong: np.ndarray) -> float:
     """Standard deviation of the number of wrong labels about Σ_i w_i: √(v / (1 − v/Σ_i w_i)), v = Σ_i w_i(1 −
     w_i).

@@ -128,8 +128,8 @@ def _heads(context: RunContext, inputs: HeadInputs) -> Heads:
     return cached(context, "heads", inputs, _fit_heads, _save_heads, load)
 
 
-def assign_folds(labels: np.ndarray, hashes: np.ndarray, seed: int) -> np.ndarray:
-    """A fold for each image, balanced within each class, (N,).
+def assign_folds(labels: np.ndarray, hashes: np.ndarray, seed: int, count: int = FOLDS) -> np.ndarray:
+    """One of `count` folds for each image, balanced within each class, (N,).
 
     Copies of an image share a fold, so that none is judged by a head that learned its copy's label.
     """
@@ -138,7 +138,7 @@ def assign_folds(labels: np.ndarray, hashes: np.ndarray, seed: int) -> np.ndarra
     fold = np.zeros(len(first), dtype=np.int64)
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels[first] == label))
-        fold[rows] = (np.arange(len(rows)) + rng.integers(FOLDS)) % FOLDS
+        fold[rows] = (np.arange(len(rows)) + rng.integers(count)) % count
     return fold[copy_of]
 
 
@@ -166,7 +166,11 @@ def _fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
     for rows in learned:
         advance("on the given labels")
         heads.append(fit_head(features, rows, labels, start, ridge, device))
-    beliefs = believed(training, heads, fold, device)
+    losses = [
+        -log_probabilities(head, training.images, np.flatnonzero(fold == number), device)
+        for number, head in enumerate(heads)
+    ]
+    beliefs = beliefs_of_folds(training.labels, class_count, losses, fold)
     soft = soft_labels(beliefs, validation.labels, class_count)
     for number, rows in enumerate(learned):
         advance("on beliefs")
@@ -179,20 +183,22 @@ def _fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
     return Heads(tuple(heads), fold)
 
 
-def believed(
-    training: LabeledImages, heads: list[Head], fold: np.ndarray, device: torch.device
+def beliefs_of_folds(
+    labels: np.ndarray, class_count: int, losses: list[np.ndarray], fold: np.ndarray
 ) -> Candidates:
-    """−log of the noise posterior of every candidate label, by heads that did not see the image's own."""
-    classes, losses = [], []
-    order = [np.flatnonzero(fold == number) for number in range(len(heads))]
-    for head, rows in zip(heads, order, strict=True):
-        minus_log = torch.from_numpy(-log_probabilities(head, training.images, rows, device))
-        chosen = candidate_classes(minus_log, torch.from_numpy(training.labels[rows]))
-        classes.append(chosen.numpy())
-        losses.append(minus_log.gather(1, chosen).numpy())
-    back = np.argsort(np.concatenate(order))
-    candidates = Candidates(np.concatenate(classes)[back], np.concatenate(losses)[back])
-    return label_beliefs(candidates, training.labels, len(training.class_names), None, DOUBTED_RELIANCE)
+    """−log of the noise posterior of every candidate label, by predictors that did not see the image's own.
+
+    Args:
+        labels: given labels, (N,).
+        class_count: C.
+        losses: −log p of every class for the images of each fold, (n, C).
+        fold: of each image, (N,).
+    """
+    rows = np.concatenate([np.flatnonzero(fold == number) for number in range(len(losses))])
+    minus_log, back = torch.from_numpy(np.concatenate(losses)), np.argsort(rows)
+    chosen = candidate_classes(minus_log, torch.from_numpy(labels[rows]))
+    candidates = Candidates(chosen.numpy()[back], minus_log.gather(1, chosen).numpy()[back])
+    return label_beliefs(candidates, labels, class_count, None, DOUBTED_RELIANCE)
 
 
 def flattened(

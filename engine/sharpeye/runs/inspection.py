@@ -219,8 +219,6 @@ def _estimates(
     device = select_device(config.device)
     estimates = []
     for model in dict.fromkeys((config.model, *PACKAGED_BACKBONES, SMALL)):
-        if model == SMALL and counts[1] == 0:
-            continue
         one = config
         if model != config.model:
             usual = replace(config, model=model, weights=None, tune=None, methods=())

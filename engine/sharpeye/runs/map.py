@@ -4,21 +4,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 
-from sharpeye.curvature.linearization import HEAD_BATCH, predict
 from sharpeye.data.dataset import LabeledImages
 from sharpeye.diagnostics.embedding import embed, nearest, rows_on_map
 from sharpeye.files import replacing
-from sharpeye.influence.noise_posterior import NoisePosterior
+from sharpeye.influence.noise_posterior import NoisePosterior, surest
 from sharpeye.runs.artifacts import cached, load_array, save_array
 from sharpeye.runs.context import Execution, RunContext
 from sharpeye.runs.diagnosis import ScoredRun
 from sharpeye.runs.embedding import feature_rows
-from sharpeye.runs.minimum import Minimum
+from sharpeye.runs.minimum import Minimum, network_features
 from sharpeye.runs.scores import ROW_GROUP
 from sharpeye.runs.stages import MAP
-from sharpeye.training.batches import read_batches
 
 EVIDENCE_IMAGES = 4
 # Of a class, where there is no clean split.
@@ -31,14 +28,6 @@ class References:
 
     images: LabeledImages
     features: np.ndarray
-
-
-@dataclass(frozen=True)
-class ReferenceInputs:
-    """All that decides the features of the trusted images."""
-
-    minimum: Minimum
-    validation: LabeledImages
 
 
 @dataclass(frozen=True)
@@ -66,24 +55,11 @@ def references_of(
         validation: the trusted images; may be empty.
     """
     if len(validation) == 0:
-        surest = np.zeros(len(training), dtype=bool)
-        for label in np.unique(training.labels):
-            rows = np.flatnonzero(training.labels == label)
-            count = min(SUREST_IMAGES, -(-len(rows) // 2))
-            surest[rows[np.argsort(beliefs.wrong[rows], kind="stable")[:count]]] = True
-        validation = training.subset(surest)
+        validation = training.subset(surest(training.labels, beliefs.wrong, SUREST_IMAGES))
     if network is None:
         return References(validation, feature_rows(validation))
-    inputs = ReferenceInputs(network, validation)
-    features = cached(context, "references", inputs, _reference_features, save_array, load_array)
-    return References(validation, features)
-
-
-def _reference_features(inputs: ReferenceInputs, execution: Execution) -> np.ndarray:
-    execution.start(MAP)
-    images = inputs.validation.images
-    batches = read_batches(images, np.arange(len(images)), HEAD_BATCH, execution.device)
-    return torch.cat([predict(inputs.minimum.model, batch)[0].half().cpu() for _, batch in batches]).numpy()
+    context.execution.start(MAP)
+    return References(validation, network_features(context, network, validation))
 
 
 def write_map(context: RunContext, scored: ScoredRun, features: np.ndarray, references: References) -> None:

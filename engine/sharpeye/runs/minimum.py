@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch_file
 from safetensors.torch import save_file as save_torch_file
@@ -12,12 +13,13 @@ from safetensors.torch import save_file as save_torch_file
 from sharpeye.config import SMALL
 from sharpeye.curvature.base import Curvature
 from sharpeye.curvature.fit import fit_curvature, restore_curvature
+from sharpeye.curvature.linearization import HEAD_BATCH, predict
 from sharpeye.data.dataset import Images, JoinedImages, LabeledImages
 from sharpeye.influence.base import Candidates, Evaluation, MinimumKind
 from sharpeye.influence.evaluation import evaluate, mean_evaluation
 from sharpeye.influence.noise_posterior import REFINING_RELIANCE, label_beliefs
 from sharpeye.progress import image_report
-from sharpeye.runs.artifacts import artifact_path, cached, key_of
+from sharpeye.runs.artifacts import artifact_path, cached, key_of, load_array, save_array
 from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
 from sharpeye.runs.stages import (
     BELIEFS,
@@ -29,7 +31,7 @@ from sharpeye.runs.stages import (
     score_stage,
 )
 from sharpeye.training.batches import Labels, SoftLabels, read_batches
-from sharpeye.training.budgets import images_of_stages, plans
+from sharpeye.training.budgets import plan_of
 from sharpeye.training.models import Classifier, build_model, whiten
 from sharpeye.training.trainer import Snapshot, TrainingPlan, snapshots, train
 
@@ -114,6 +116,15 @@ class Minimum:
 
 
 @dataclass(frozen=True)
+class BelievedImages:
+    """Images, what is believed of their labels, and a key of the images."""
+
+    images: Images
+    labels: SoftLabels
+    key: str
+
+
+@dataclass(frozen=True)
 class CurvatureInputs:
     """All that decides the curvature at a minimum."""
 
@@ -144,6 +155,14 @@ class EvaluationInputs:
     classes: np.ndarray | None
 
 
+@dataclass(frozen=True)
+class FeatureInputs:
+    """All that decides features of images."""
+
+    minimum: Minimum
+    images: LabeledImages
+
+
 def validation_minima(
     context: RunContext, optimizer: str, training: LabeledImages, validation: LabeledImages
 ) -> list[Minimum]:
@@ -170,17 +189,46 @@ def validation_minima(
     )
     beliefs = soft_labels(believed, validation.labels, class_count)
     both = JoinedImages(training.images, validation.images)
-    planned = _plans(context, training, validation)
-    start, model = _new_network(context, training, config.seed + REFINED_SEED)
-    images = key_of((training, validation))
-    labels = key_of((beliefs.classes, beliefs.probabilities))
-    refined = _train_stage(context, REFINE, start, model, both, beliefs, planned["refine"], images, labels)
-    last = replace(planned["final minimum"], optimizer=optimizer)
+    second = refined_minimum(
+        context,
+        optimizer,
+        training,
+        validation,
+        BelievedImages(both, beliefs, key_of((training, validation))),
+        first.stages,
+    )
+    return [first, second]
+
+
+def refined_minimum(
+    context: RunContext,
+    optimizer: str,
+    training: LabeledImages,
+    validation: LabeledImages,
+    believed: BelievedImages,
+    stages: dict[str, TrainedStage],
+) -> Minimum:
+    """A new network, trained on beliefs first, and then on the validation split by `optimizer`.
+
+    Args:
+        context: of the run.
+        optimizer: how the minimum is reached.
+        training: the images that the network is whitened on.
+        validation: whose risk it is the minimum of.
+        believed: what it is trained on first.
+        stages: of the way to the beliefs.
+    """
+    start, model = _new_network(context, training, context.config.seed + REFINED_SEED)
+    plan = _plan(context, "refine", len(believed.labels))
+    labels = key_of((believed.labels.classes, believed.labels.probabilities))
+    refined = _train_stage(
+        context, REFINE, start, model, believed.images, believed.labels, plan, believed.key, labels
+    )
+    last = replace(_plan(context, "final minimum", len(validation)), optimizer=optimizer)
     final = _train_on_split(
         context, final_minimum_stage(optimizer), refined.identity, model, validation, last
     )
-    second = Minimum(model.eval(), final.identity, REFINED_WEIGHT, first.stages)
-    return [first, second]
+    return Minimum(model.eval(), final.identity, REFINED_WEIGHT, stages)
 
 
 def soft_labels(beliefs: Candidates, trusted: np.ndarray, class_count: int) -> SoftLabels:
@@ -199,16 +247,23 @@ def first_minimum(
 ) -> Minimum:
     """A minimum of the validation risk: pre-trained on the given labels, then trained on the validation
     split."""
-    config = context.config
-    start, model = _new_network(context, training, config.seed)
-    planned = _plans(context, training, validation)
-    stages: dict[str, TrainedStage] = {}
-    if config.pretrains:
-        stages["pretrain"] = _train_on_split(context, PRETRAIN, start, model, training, planned["pretrain"])
-        start = stages["pretrain"].identity
-    plan = replace(planned["minimum"], optimizer=optimizer)
-    stages["minimum"] = _train_on_split(context, minimum_stage(optimizer), start, model, validation, plan)
-    return Minimum(model.eval(), stages["minimum"].identity, 1.0, stages)
+    model, start, stages = given_label_network(context, training)
+    plan = replace(_plan(context, "minimum", len(validation)), optimizer=optimizer)
+    stage = _train_on_split(context, minimum_stage(optimizer), start, model, validation, plan)
+    return Minimum(model.eval(), stage.identity, 1.0, stages | {"minimum": stage})
+
+
+def given_label_network(
+    context: RunContext, training: LabeledImages
+) -> tuple[Classifier, str, dict[str, TrainedStage]]:
+    """A network trained on the given labels, unless the configuration leaves that out; what identifies it;
+    and the stage."""
+    start, model = _new_network(context, training, context.config.seed)
+    if not context.config.pretrains:
+        return model, start, {}
+    plan = _plan(context, "pretrain", len(training))
+    stage = _train_on_split(context, PRETRAIN, start, model, training, plan)
+    return model, stage.identity, {"pretrain": stage}
 
 
 def _new_network(context: RunContext, training: LabeledImages, seed: int) -> tuple[str, Classifier]:
@@ -222,12 +277,9 @@ def _new_network(context: RunContext, training: LabeledImages, seed: int) -> tup
     return key_of(inputs), model
 
 
-def _plans(
-    context: RunContext, training: LabeledImages, validation: LabeledImages
-) -> dict[str, TrainingPlan]:
+def _plan(context: RunContext, stage: str, images: int) -> TrainingPlan:
     config = context.config
-    counts = images_of_stages(len(training), len(validation))
-    return plans(config.budget, counts, config.mirror, config.weights != "random")
+    return plan_of(config.budget, stage, images, config.mirror, config.weights != "random")
 
 
 def _train_on_split(
@@ -365,6 +417,18 @@ def _evaluation_at(
         return with_smaller_batches(attempt, execution.note)
 
     return cached(context, "evaluation", inputs, score, save_evaluation, load_evaluation)
+
+
+def network_features(context: RunContext, minimum: Minimum, images: LabeledImages) -> np.ndarray:
+    """Features of images at a minimum, float16, (N, d)."""
+    inputs = FeatureInputs(minimum, images)
+    return cached(context, "references", inputs, _features, save_array, load_array)
+
+
+def _features(inputs: FeatureInputs, execution: Execution) -> np.ndarray:
+    images = inputs.images.images
+    batches = read_batches(images, np.arange(len(images)), HEAD_BATCH, execution.device)
+    return torch.cat([predict(inputs.minimum.model, batch)[0].half().cpu() for _, batch in batches]).numpy()
 
 
 def save_evaluation(evaluation: Evaluation, path: Path) -> None:

@@ -42,12 +42,14 @@ from sharpeye.runs.findings import ImageFindings, image_findings
 from sharpeye.runs.folds import evaluate_folds
 from sharpeye.runs.map import references_of, write_map
 from sharpeye.runs.minimum import Minimum, TrainedStage, evaluate_minima, validation_minima
+from sharpeye.runs.network_folds import evaluate_network_folds
 from sharpeye.runs.result import DecodedImages, MethodResult, RunResult
 from sharpeye.runs.scores import ScoreColumns, ranks_of, write_scores
 from sharpeye.runs.stages import CANARIES, DECODE, FIGURES, minima_of, score_stage, stages_of
 from sharpeye.runs.store import RunRow, describe_dataset, store
 from sharpeye.runs.submission import identify
 from sharpeye.runs.workspace import RunFolder, Workspace
+from sharpeye.specs import NoValidation
 from sharpeye.training.devices import peak_memory_mb, select_device, watched_memory
 from sharpeye.training.models import input_size
 
@@ -166,7 +168,8 @@ class Judged:
 
     Attributes:
         scoring: what methods are given.
-        minima: the networks; empty where heads are cross-fitted on features.
+        minima: the networks; empty where heads are cross-fitted on features, and of cross-fitted networks the
+            first alone.
     """
 
     scoring: ScoringContext
@@ -181,6 +184,9 @@ def judge(
     if config.on_features:
         scoring = evaluate_folds(context, kind, training, validation)
         return Judged(scoring, ())
+    if isinstance(config.data.validation, NoValidation):
+        scoring, network = evaluate_network_folds(context, kind, training)
+        return Judged(scoring, (network,))
     networks = validation_minima(context, "erm" if kind == "erm" else config.optimizer, training, validation)
     evaluation = evaluate_minima(context, kind, networks, training, validation)
     scoring = ScoringContext(

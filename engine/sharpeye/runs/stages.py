@@ -57,6 +57,13 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
             continue
         if config.pretrains:
             stages.append(PRETRAIN)
+        if isinstance(config.data.validation, NoValidation):
+            stages.append(BELIEFS)
+            stages += (
+                [REFINE, final_minimum_stage(optimizer)] if config.refines else [minimum_stage(optimizer)]
+            )
+            stages += [curvature_stage(kind), score_stage(kind)]
+            continue
         stages.append(minimum_stage(optimizer))
         if config.refines:
             stages += [minimum_stage(config.optimizer), BELIEFS, REFINE, final_minimum_stage(optimizer)]

@@ -1,4 +1,4 @@
-"""How long to train: a budget and a data set's size -> plans of the stages."""
+"""How long to train: a budget, a stage and its number of images -> a plan."""
 
 from sharpeye.training.trainer import TrainingPlan
 
@@ -19,39 +19,51 @@ LEARNING_RATES = {"pretrain": 0.2, "minimum": 0.05, "refine": 0.2, "final minimu
 FOLLOWED = ("pretrain", "minimum")
 PRETRAINED_FACTOR = 0.1
 SMOOTHING = 0.1
+# Without a clean split, each network learns from two thirds of the images. More folds cost more.
+NETWORK_FOLDS = 3
 
 
-def plans(budget: str, images: dict[str, int], mirrored: bool, pretrained: bool) -> dict[str, TrainingPlan]:
-    """Plans of the stages of a budget, their optimizer still `erm`; see `sharpeye.runs.minimum`.
+def plan_of(budget: str, stage: str, images: int, mirrored: bool, pretrained: bool) -> TrainingPlan:
+    """The plan of a stage under a budget, its optimizer still `erm`; see `sharpeye.runs.minimum`.
 
     Args:
         budget: `fast`, `standard` or `thorough`.
-        images: how many each stage trains on, see `images_of_stages`.
+        stage: a key of `EPOCHS[budget]`.
+        images: how many it trains on.
         mirrored: whether a mirrored image keeps its label.
         pretrained: whether the weights are pre-trained, so that steps are smaller.
     """
-    planned = {}
-    for name, least in EPOCHS[budget].items():
-        batch = _batch_size(images[name])
-        planned[name] = TrainingPlan(
-            epochs=max(least, -(-STEPS[budget][name] * batch // images[name])),
-            batch_size=batch,
-            learning_rate=LEARNING_RATES[name] * (PRETRAINED_FACTOR if pretrained else 1.0),
-            label_smoothing=SMOOTHING if name == "pretrain" else 0.0,
-            mirrored=mirrored,
-            snapshots=TrainingPlan.snapshots if name in FOLLOWED else 0,
-        )
-    return planned
+    batch = _batch_size(images)
+    return TrainingPlan(
+        epochs=max(EPOCHS[budget][stage], -(-STEPS[budget][stage] * batch // images)),
+        batch_size=batch,
+        learning_rate=LEARNING_RATES[stage] * (PRETRAINED_FACTOR if pretrained else 1.0),
+        label_smoothing=SMOOTHING if stage == "pretrain" else 0.0,
+        mirrored=mirrored,
+        snapshots=TrainingPlan.snapshots if stage in FOLLOWED else 0,
+    )
 
 
-def images_of_stages(training: int, validation: int) -> dict[str, int]:
-    """How many images every stage trains on."""
-    return {
-        "pretrain": training,
-        "minimum": validation,
-        "refine": training + validation,
-        "final minimum": validation,
-    }
+def images_trained(budget: str, training: int, validation: int) -> int:
+    """How many images a network is shown in all stages of a budget, in all folds.
+
+    Args:
+        budget: `fast`, `standard` or `thorough`.
+        training: how many images are judged.
+        validation: how many are trusted; without any, networks are cross-fitted.
+    """
+    folds, learned, trusted = 1, training, validation
+    if validation == 0:
+        folds, learned = NETWORK_FOLDS, training - training // NETWORK_FOLDS
+        trusted = learned // 2
+    counts = {"pretrain": learned, "refine": learned + validation, "final minimum": trusted}
+    if validation or "refine" not in EPOCHS[budget]:
+        counts["minimum"] = trusted
+    return folds * sum(
+        count * plan_of(budget, stage, count, mirrored=True, pretrained=False).epochs
+        for stage, count in counts.items()
+        if stage in EPOCHS[budget]
+    )
 
 
 def _batch_size(count: int) -> int:

@@ -7,7 +7,7 @@ import torch
 
 from sharpeye.config import BUDGETS, SMALL, RunConfig
 from sharpeye.costs import RunEstimate
-from sharpeye.training.budgets import images_of_stages, plans
+from sharpeye.training.budgets import images_trained
 from sharpeye.training.devices import peak_memory_mb
 from sharpeye.training.features import build_encoder, encoding_speed
 from sharpeye.training.heads import fit_head, zero_head
@@ -50,11 +50,9 @@ def estimate_runs(
     kept = 16 * min(classes, 20) + 4 * 1024
     memory = peak_memory_mb() + MAP_MEMORY_MB + 2 * training * kept / 2**20
     disk = training * kept / 2**20 + 100
-    counts = images_of_stages(training, validation)
     estimates = {}
     for budget in BUDGETS:
-        planned = plans(budget, counts, mirrored=True, pretrained=config.weights != "random")
-        trained = sum(plan.epochs * counts[name] for name, plan in planned.items())
+        trained = images_trained(budget, training, validation)
         seconds = trained / speed + training * 0.6 / speed + MAP_SECONDS
         estimates[budget] = RunEstimate(round(seconds), round(memory), round(disk))
     return estimates

@@ -9,17 +9,25 @@ from PIL import ImageFilter
 
 import sharpeye
 from sharpeye.config import HEAD_METHODS, PHOTOGRAPHS, RunConfig
-from sharpeye.data.dataset import natural_size
+from sharpeye.data.dataset import LabeledImages, natural_size
 from sharpeye.data.findings import CONFLICT
 from sharpeye.data.load import fitted, open_training
 from sharpeye.errors import InputError
+from sharpeye.influence.base import Evaluation
 from sharpeye.influence.methods import select_methods
+from sharpeye.influence.noise_posterior import surest
+from sharpeye.runs import network_folds, pipeline
+from sharpeye.runs.context import RunContext
 from sharpeye.runs.export import cleaned_labels
 from sharpeye.runs.folds import FOLDS, assign_folds
+from sharpeye.runs.minimum import evaluate_minima, given_label_network
 from sharpeye.runs.second_round import decided_labels, second_round, takes_decisions
 from sharpeye.runs.stages import stages_of
 from sharpeye.runs.store import store
+from sharpeye.runs.submission import submit_run
+from sharpeye.runs.workspace import open_workspace
 from sharpeye.specs import NoValidation
+from sharpeye.training import budgets
 from tests.engine.data.scenes import enlarge, scene
 
 
@@ -48,7 +56,8 @@ def test_what_is_left_open_is_decided_by_the_images(
     assert config.data.validation == NoValidation()
     assert stages_of(config)[:3] == ("decode", "embed", "heads")
     tuned = fit(photographs, tune="all")
-    assert (tuned.model, tuned.tune, tuned.data.validation) == (PHOTOGRAPHS, "all", None)
+    assert (tuned.model, tuned.tune, tuned.data.validation) == (PHOTOGRAPHS, "all", NoValidation())
+    assert stages_of(tuned)[1:4] == ("pretrain", "beliefs", "refine")
     icons = make_folder("icons", 2)
     assert fit(icons).model == PHOTOGRAPHS
     checked = RunConfig.of(str(icons), validation="share:0.5")
@@ -58,12 +67,12 @@ def test_what_is_left_open_is_decided_by_the_images(
         ({"model": "small", "tune": "head"}, "--tune head needs a pre-trained backbone"),
         ({"parameters": "all"}, "--parameters all needs --tune all"),
         ({"methods": ("lissa",)}, "lissa follows a whole network"),
+        ({"methods": ("lissa",), "tune": "all"}, "lissa needs a clean validation split"),
+        ({"tune": "all", "pretrain": False}, "networks that are trained on the given labels"),
         ({"model": "lenet"}, "--model lenet: unknown"),
     ):
         with pytest.raises(InputError, match=message):
             fit(photographs, **options)
-    with pytest.raises(InputError, match="--validation none needs --tune head"):
-        fitted(RunConfig.of(str(icons), validation="none", tune="all"), source, natural_size(source))
 
 
 def test_copies_share_a_fold_and_folds_are_balanced() -> None:
@@ -74,6 +83,60 @@ def test_copies_share_a_fold_and_folds_are_balanced() -> None:
     for label in (0, 1):
         assert np.bincount(fold[labels == label], minlength=FOLDS).tolist() == [10] * FOLDS
     assert (assign_folds(labels, hashes, seed=3) == fold).all()
+
+
+def test_the_surest_images_of_each_class_stand_in_for_trusted_ones() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 2])
+    wrong = np.array([0.4, 0.1, 0.2, 0.9, 0.3, 0.8, 0.1, 0.7])
+    assert np.flatnonzero(surest(labels, wrong)).tolist() == [1, 2, 4, 6, 7]
+    assert np.flatnonzero(surest(labels, wrong, 1)).tolist() == [1, 6, 7]
+
+
+@pytest.mark.parametrize("budget", ["fast", "standard"])
+def test_whole_networks_judge_images_whose_labels_they_did_not_learn(
+    make_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    budget: str,
+) -> None:
+    learned: list[set[str]] = []
+    judged: list[set[str]] = []
+    monkeypatch.setattr(budgets, "STEPS", {budget: dict.fromkeys(budgets.STEPS[budget], 40)})
+
+    def train(context: RunContext, training: LabeledImages) -> object:
+        learned.append(set(training.ids))
+        return given_label_network(context, training)
+
+    def evaluate(
+        context: RunContext, kind: str, minima: object, held: LabeledImages, split: LabeledImages
+    ) -> Evaluation:
+        judged.append(set(held.ids))
+        assert not judged[-1] & set(split.ids)
+        return evaluate_minima(context, kind, minima, held, split)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(network_folds, "given_label_network", train)
+    monkeypatch.setattr(network_folds, "evaluate_minima", evaluate)
+    monkeypatch.setattr(pipeline, "write_map", lambda *_: None)
+    folder = make_folder("icons", 20, wrong=4)
+    workspace = open_workspace(tmp_path / "ws")
+    with store(workspace) as connection:
+        row = submit_run(connection, RunConfig.of(str(folder), model="small", budget=budget))
+    said: list[str] = []
+    result = pipeline.execute(
+        row.run_config(), row, workspace, "cpu", lambda step: said.append(step.title), said.append
+    )
+    assert [len(ids) for ids in judged] == [20, 20, 20]
+    assert len(set().union(*judged)) == 60
+    for seen, held in zip(learned, judged, strict=True):
+        assert not seen & held
+        assert len(seen | held) == 60
+    assert result.methods[result.ranked_by].auc is None
+    scores = pd.read_parquet(workspace.run(row.id).scores)
+    shown = scores["id"].str.extract(r"/(\w+)-")[0]
+    wrong = shown != scores["given_label"].astype(str)
+    assert wrong[scores["rank"] <= 12].sum() >= 10
+    assert "pretrain: fold 3 of 3" in said
+    assert ("refine: fold 1 of 3" in said) is (budget == "standard")
 
 
 @pytest.mark.parametrize("clean", [False, True])
