@@ -32,7 +32,7 @@ def reviewable_runs() -> list[RunRow]:
 def decided_count(opened: Workspace, run: str, head: int) -> int:
     """How many images of a run have a decided label, as of the last action on its data set, `head`."""
     with store(opened) as connection:
-        return len(decided_labels(connection, get_run(connection, run)))
+        return len(decided_labels(connection, workspace(), get_run(connection, run)))
 
 
 def review(run: str) -> Review:

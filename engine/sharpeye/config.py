@@ -12,7 +12,7 @@ from sharpeye.specs import SourceSpec, ValidationSpec, absolute, parse_source, p
 
 # Changes when the same configuration computes, or keeps, something else. It is a part of what identifies runs
 # and artifacts.
-VERSION = 8
+VERSION = 9
 BUDGETS = ("fast", "standard", "thorough")
 OPTIMIZERS = ("lpf-sgd", "sam", "erm")
 PARAMETERS = ("head", "last-block", "all")
@@ -53,17 +53,25 @@ class SourceOptions:
     """How to read a source.
 
     Attributes:
+        path_column: column of the image paths; None takes a usual name.
+        image_root: folder that image paths are relative to; None takes that of the table.
         label_column: column of the given labels; None takes a usual name.
+        validation_label_column: column of the trusted labels, in a validation source of its own.
         true_label_column: column of the true labels, for benchmarks; no method reads them.
         human_labels: official CIFAR-10N/100N `.pt` beside a torchvision CIFAR; `label_column` picks its
             column.
         torchvision_root: where torchvision keeps its files.
+        follow_links: read what symbolic links lead to outside the folder, too.
     """
 
+    path_column: str | None = None
+    image_root: str | None = None
     label_column: str | None = None
+    validation_label_column: str | None = None
     true_label_column: str | None = None
     human_labels: str | None = None
     torchvision_root: str | None = None
+    follow_links: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,10 @@ class RunOptions(TypedDict, total=False):
     """
 
     validation: str | None
+    path_column: str | None
+    image_root: str | None
+    validation_label_column: str | None
+    follow_links: bool
     methods: tuple[str, ...]
     label_column: str | None
     true_label_column: str | None
@@ -169,7 +181,7 @@ class RunConfig:
         unknown = values.keys() - RunOptions.__annotations__.keys()
         if unknown:
             raise InputError(f"configuration has unknown fields: {', '.join(sorted(unknown))}")
-        for name in ("human_labels", "torchvision_root"):
+        for name in ("human_labels", "torchvision_root", "image_root"):
             values[name] = values[name] and absolute(values[name]) if name in values else None
         if values.get("weights") not in (None, *NAMED_WEIGHTS):
             values["weights"] = absolute(values["weights"])

@@ -1,6 +1,7 @@
 """What names a source of images or a validation split, parsed once from the text that users type."""
 
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 
 from sharpeye.errors import InputError
@@ -20,7 +21,7 @@ class DemoSource:
 
 @dataclass(frozen=True)
 class FileSource:
-    """A folder of class folders, or a .csv or .parquet file: its path."""
+    """A folder, an archive or a table, or several by a pattern: its path."""
 
     path: str
 
@@ -142,6 +143,8 @@ def parse_validation(text: str) -> ValidationSpec:
 
 
 def absolute(path: str) -> str:
-    """An existing path as an absolute one; anything else as it is."""
+    """An existing path, or a pattern with wildcards, as an absolute one; anything else as it is."""
     place = Path(path).expanduser()
+    if path and has_magic(path) and not place.exists():
+        return str(Path.cwd() / place)
     return str(place.resolve()) if path and place.exists() else path

@@ -13,7 +13,7 @@ from PIL import Image
 from sharpeye.config import RunConfig
 from sharpeye.data.dataset import LabeledImages, ingest, measures_of
 from sharpeye.data.findings import DARK, duplicate_findings, names_of
-from sharpeye.data.sources import Record, Source
+from sharpeye.data.records import Record, Source
 from sharpeye.influence.base import Candidates, Scores
 from sharpeye.influence.noise_posterior import NoisePosterior
 from sharpeye.quality import Estimate, Reliability
@@ -76,7 +76,9 @@ def _decoded(workspace: Workspace, rng: np.random.Generator) -> LabeledImages:
         for row in rows:
             yield Record(f"{row}.png", Image.fromarray(blob(int(row), rng, SIDE)), int(row) % len(CLASSES))
 
-    return ingest(Source("synthetic", DECODED, CLASSES, read, "synthetic"), workspace.decoded, SIDE)
+    return ingest(
+        Source("synthetic", DECODED, CLASSES, read, "synthetic", numbered=True), workspace.decoded, SIDE
+    )
 
 
 def _findings(training: LabeledImages) -> ImageFindings:

@@ -26,7 +26,7 @@ from sharpeye.config import RunConfig
 from sharpeye.curvature.fit import fit_curvature
 from sharpeye.data.dataset import LabeledImages, ingest
 from sharpeye.data.load import load_splits, open_sources
-from sharpeye.data.sources import Source
+from sharpeye.data.records import Source
 from sharpeye.influence.evaluation import evaluate
 from sharpeye.training.batches import normalize
 from sharpeye.training.devices import select_device

@@ -103,16 +103,26 @@ def main() -> None:
     "--train",
     required=True,
     metavar="SPEC",
-    help="demo, a folder of class folders, a .csv/.parquet file, or torchvision:NAME[/SPLIT].",
+    help="demo, a folder or a zip or tar file of class folders, a table (.csv, .tsv, .jsonl, .parquet; or "
+    "'data/train-*.parquet'), a folder in Hugging Face's layout, or torchvision:NAME[/SPLIT].",
 )
 @click.option(
     "--validation",
     metavar="SPEC",
     help="Clean images: a SPEC, 'split' (the source's split column or folders), share:0.1, or ids:FILE "
-    "(a CSV of training images' id and trusted label), or 'none'.  [default: the source's own, else none "
-    "where only a head is trained]",
+    "(a CSV of training images' id and trusted label), or 'none'.  [default: the source's own, else none]",
+)
+@click.option("--path-column", metavar="NAME", help="Column of the image paths, in a table.")
+@click.option(
+    "--image-root",
+    metavar="DIR",
+    help="Folder that a table's image paths are relative to; no path may leave it.  [default: the table's]",
 )
 @click.option("--label-column", metavar="NAME", help="Column of the given labels.")
+@click.option("--validation-label-column", metavar="NAME", help="Column of the labels in --validation.")
+@click.option(
+    "--follow-links", is_flag=True, help="Read what symbolic links lead to outside the folder, too."
+)
 @click.option(
     "--true-label-column",
     metavar="NAME",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,14 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sharpeye.data.images import BadImage, Decoded, Measures, decode, open_image
-from sharpeye.data.sources import SPLIT_NAMES, Record, Source
+from sharpeye.data.images import CONVERSIONS, BadImage, Decoded, Measures, decode, open_image
+from sharpeye.data.layout import SPLIT_NAMES, split_name
+from sharpeye.data.records import Record, Source, is_missing, label_problem, label_text
 from sharpeye.errors import InputError
 from sharpeye.files import replacing_folder
 
-DECODE_CHUNK = 512
+# So that few images that come as bytes are in memory at once.
+DECODE_CHUNK = 64
 # Changes when what `ingest` writes does.
-LAYOUT = 5
+LAYOUT = 6
 
 Report = Callable[[int, int], None]
 
@@ -42,6 +45,10 @@ class LabeledImages:
         skipped: rows left out so far, columns id and reason.
         folder: of the decoded dataset.
         rows: of the images in that folder's table, shape (N,).
+        trusted: the label of the same picture in the validation split where that is another one, else −1,
+            shape (N,).
+        numbered: whether a number as a label is a position among the class names.
+        notes: what people should know of how the images were read.
     """
 
     name: str
@@ -55,6 +62,9 @@ class LabeledImages:
     skipped: pd.DataFrame
     folder: Path
     rows: np.ndarray
+    trusted: np.ndarray
+    numbered: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,6 +88,7 @@ class LabeledImages:
             hashes=self.hashes[keep],
             skipped=skipped,
             rows=self.rows[keep],
+            trusted=self.trusted[keep],
         )
 
     def key(self) -> str:
@@ -170,7 +181,8 @@ def ingest(
         source: what to read.
         cache: folder of decoded datasets.
         image_size: pixels per side after scaling; None keeps previews only, for models that are fed features.
-        limit: keep at most this many rows, evenly spaced over the source; None keeps all.
+        limit: keep at most this many rows, evenly spaced over those that the source itself does not mark as
+            validation; None keeps all.
         report: called with (images decoded, images in all).
 
     Raises:
@@ -178,14 +190,24 @@ def ingest(
     """
     folder = cache / fingerprint(source, image_size, limit)
     if not folder.exists():
-        rows = np.arange(source.count)
-        if limit is not None and limit < source.count:
-            rows = np.unique(np.linspace(0, source.count - 1, limit).astype(np.int64))
+        rows = limited_rows(source, limit)
         needed = len(rows) * (image_size or 0) ** 2 * 3
         check_room(cache, needed, f"{source.name}: the decoded images", "--image-size or --limit")
         with replacing_folder(folder) as temporary:
             _decode_all(source, rows, temporary, image_size, report or (lambda done, total: None))
     return open_dataset(folder)
+
+
+def limited_rows(source: Source, limit: int | None) -> np.ndarray:
+    """The rows of a source that are read under a limit, see `ingest`, ascending."""
+    validation = np.zeros(source.count, dtype=bool)
+    if source.splits is not None:
+        names, codes = np.unique(source.splits.astype(str), return_inverse=True)
+        validation = np.array([split_name(name) == "validation" for name in names])[codes]
+    limited = np.flatnonzero(~validation)
+    if limit is not None and limit < len(limited):
+        limited = limited[np.unique(np.linspace(0, len(limited) - 1, limit).astype(np.int64))]
+    return np.sort(np.concatenate([limited, np.flatnonzero(validation)]))
 
 
 def open_dataset(folder: Path) -> LabeledImages:
@@ -204,6 +226,9 @@ def open_dataset(folder: Path) -> LabeledImages:
         skipped=pd.read_csv(folder / "skipped.csv", dtype=str, keep_default_na=False),
         folder=folder,
         rows=np.arange(len(table)),
+        numbered=info["numbered"],
+        trusted=np.full(len(table), -1, dtype=np.int64),
+        notes=tuple(info["notes"]),
     )
 
 
@@ -234,8 +259,9 @@ def check_room(folder: Path, needed: int, what: str, options: str) -> None:
 def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int | None, report: Report) -> None:
     usable: list[Record] = []
     kept: list[dict[str, object]] = []
-    skipped: list[tuple[str, str]] = []
+    skipped = list(source.skipped)
     taken_ids: set[str] = set()
+    converted: Counter[str] = Counter()
 
     def attempt(record: Record) -> Decoded | str:
         try:
@@ -251,15 +277,15 @@ def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int | None
         done = 0
         for chunk in chunks(source.read(rows), DECODE_CHUNK):
             for number, (record, decoded) in enumerate(zip(chunk, pool.map(attempt, chunk), strict=True)):
-                problem = (
-                    decoded
-                    if isinstance(decoded, str)
-                    else _row_problem(record, source.class_names, taken_ids)
-                )
-                if isinstance(decoded, str) or problem:
+                row = rows[done + number]
+                if isinstance(decoded, str):
+                    skipped.append((record.id, decoded))
+                    continue
+                if problem := _row_problem(record, row, source, taken_ids):
                     skipped.append((record.id, problem))
                     continue
                 taken_ids.add(record.id)
+                converted.update(decoded.conversions)
                 pixels = decoded.pixels.tobytes()
                 if size is not None:
                     file.write(pixels)
@@ -269,28 +295,35 @@ def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int | None
                     {
                         "hash": hashlib.blake2b(pixels, digest_size=16).hexdigest(),
                         "preview_end": previews.tell(),
-                        "source_row": rows[done + number],
+                        "source_row": row,
                         **asdict(decoded.measures),
                     }
                 )
             done += len(chunk)
             report(done, len(rows))
     if not usable:
-        first = f" (first: {skipped[0][0]}: {skipped[0][1]})" if skipped else ""
+        rejected = skipped[len(source.skipped) :]
+        first = f" (first: {rejected[0][0]}: {rejected[0][1]})" if rejected else ""
         raise InputError(f"{source.name}: no usable image among {len(rows):,} rows{first}")
-    names, codes = _encode([r.label for r in usable], [r.true_label for r in usable], source.class_names)
-    table = pd.DataFrame(
-        {
-            "id": [r.id for r in usable],
-            "label": codes[0],
-            "split": [SPLIT_NAMES.get(str(r.split).lower(), "") for r in usable],
-        }
-    ).join(pd.DataFrame(kept).astype({"perceptual_hash": np.uint64}))
-    if any(not _is_missing(r.true_label) for r in usable):
+    names, codes = _encode([r.label for r in usable], [r.true_label for r in usable], source)
+    measured = pd.DataFrame(kept).astype({"perceptual_hash": np.uint64})
+    splits = np.full(len(usable), "", dtype=object)
+    if source.splits is not None:
+        marks = source.splits[measured["source_row"]]
+        splits = np.array([split_name(mark) or "" for mark in marks], dtype=object)
+    table = pd.DataFrame({"id": [r.id for r in usable], "label": codes[0], "split": splits}).join(measured)
+    if any(not is_missing(r.true_label) for r in usable):
         table["true_label"] = codes[1]
     table.to_parquet(folder / "table.parquet", index=False)
     pd.DataFrame(skipped, columns=["id", "reason"]).to_csv(folder / "skipped.csv", index=False)
-    info = {"name": source.name, "class_names": names, "image_size": size}
+    notes = [f"{converted[kind]:,} images {what}." for kind, what in CONVERSIONS.items() if converted[kind]]
+    info = {
+        "name": source.name,
+        "class_names": names,
+        "image_size": size,
+        "numbered": source.numbered,
+        "notes": [*source.notes, *notes],
+    }
     (folder / "dataset.json").write_text(json.dumps(info, indent=1))
 
 
@@ -300,61 +333,56 @@ def chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
         yield chunk
 
 
-def _row_problem(record: Record, class_names: tuple[str, ...] | None, taken_ids: set[str]) -> str:
+def _row_problem(record: Record, row: int, source: Source, taken_ids: set[str]) -> str:
     """Why a row with a readable image cannot be used; empty when it can."""
     if record.id in taken_ids:
         return "another row has the same id"
-    if _is_missing(record.label):
+    if source.class_names is None:
+        if problem := label_problem(record.label):
+            return problem
+    elif is_missing(record.label):
         return "label is empty"
-    if class_names is not None and _position(record.label, class_names) is None:
-        return f"label {record.label!r} is outside the {len(class_names)} classes"
-    if (
-        record.split is not None
-        and not _is_missing(record.split)
-        and str(record.split).lower() not in SPLIT_NAMES
-    ):
-        return f"split {record.split!r} is none of {', '.join(SPLIT_NAMES)}"
+    elif _position(record.label, source.class_names, source.numbered) is None:
+        return f"label {record.label!r} is outside the {len(source.class_names)} classes"
+    split = None if source.splits is None else source.splits[row]
+    if not is_missing(split) and split_name(split) is None:
+        return f"split {split!r} is none of {', '.join(SPLIT_NAMES)}"
     return ""
 
 
-def _is_missing(label: object) -> bool:
-    return (
-        label is None
-        or label is pd.NA
-        or (isinstance(label, (float, np.floating)) and np.isnan(label))
-        or str(label).strip() == ""
-    )
-
-
-def _whole(label: object) -> object:
-    """A whole number as an integer: a column with gaps holds 3.0 where it means 3."""
-    return int(label) if isinstance(label, (float, np.floating)) and float(label).is_integer() else label
-
-
-def _position(label: object, names: tuple[str, ...]) -> int | None:
+def _position(label: object, names: tuple[str, ...], numbered: bool) -> int | None:
     """Index of a label: a class number where the source numbers its classes, else a class name."""
-    label = _whole(label)
-    if isinstance(label, (int, np.integer)) and not isinstance(label, bool):
-        return int(label) if 0 <= label < len(names) else None
-    return names.index(str(label)) if str(label) in names else None
+    if numbered and not isinstance(label, bool):
+        if isinstance(label, (float, np.floating)) and float(label).is_integer():
+            label = int(label)
+        if isinstance(label, (int, np.integer)):
+            return int(label) if 0 <= label < len(names) else None
+    text = str(label)
+    return names.index(text) if text in names else None
 
 
 def _encode(
-    labels: list[object], true_labels: list[object], names: tuple[str, ...] | None
+    labels: list[object], true_labels: list[object], source: Source
 ) -> tuple[list[str], list[np.ndarray]]:
     """Class names, and both label lists as positions in them (−1: missing or outside)."""
+    names, numbered = source.class_names, source.numbered
     if names is None:
-        labels, true_labels = (
-            [v if _is_missing(v) else str(_whole(v)) for v in values] for values in (labels, true_labels)
-        )
-        texts = set(map(str, labels))
-        numeric = all(text.removeprefix("-").isdecimal() for text in texts)
-        names = tuple(sorted(texts, key=int)) if numeric else tuple(sorted(texts))
-    known = {label: _position(label, names) for label in {*labels, *true_labels} if not _is_missing(label)}
+        labels = [label_text(label) for label in labels]
+        true_labels = [None if label_problem(label) else label_text(label) for label in true_labels]
+        texts = {str(label) for label in labels}
+        names = tuple(sorted(texts, key=int) if all(map(str.isdecimal, texts)) else sorted(texts))
+    known: dict[str, int] = {}
 
     def encoded(values: list[object]) -> np.ndarray:
-        positions = (None if _is_missing(value) else known[value] for value in values)
-        return np.array([-1 if position is None else position for position in positions], dtype=np.int64)
+        positions = np.full(len(values), -1, dtype=np.int64)
+        for at, value in enumerate(values):
+            if not is_missing(value):
+                key = repr(value)
+                if key not in known:
+                    position = _position(value, names, numbered)
+                    known[key] = -1 if position is None else position
+                positions[at] = known[key]
+        return positions
 
     return list(names), [encoded(labels), encoded(true_labels)]
 

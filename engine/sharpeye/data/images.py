@@ -1,25 +1,56 @@
 """Decoding of single images: safe, 8-bit RGB, square."""
 
 import io
-import warnings
+import struct
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.fft import dctn
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"}
-)
+# The kinds of images that are read, and the suffixes of their files.
+SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx"),
+    "ICO": (".ico",),
+}
+FORMATS = tuple(SUFFIXES_OF)
+SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
+# What further packages read, and the extra that installs them.
+EXTRA_SUFFIXES = {".heic": "heif", ".heif": "heif", ".hif": "heif", ".dcm": "dicom", ".dicom": "dicom"}
+EXTRA_PACKAGES = {"heif": "pillow_heif", "dicom": "pydicom"}
 
-# Pillow only warns up to twice its limit.
-warnings.simplefilter("error", Image.DecompressionBombWarning)
+# Decoded at once; of a JPEG, after it was scaled down on the way.
+MAX_PIXELS = 2**27
+# Larger images are decoded one at a time.
+LARGE_PIXELS = 2**24
+ONE_LARGE = threading.Lock()
+# Checked here instead, since a JPEG of any size can be decoded small.
+Image.MAX_IMAGE_PIXELS = None
 
-Encoded = bytes | Path | Image.Image
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that cannot be had, and why."""
+
+    reason: str
+
+
+Encoded = bytes | Path | Image.Image | Unreadable
 
 # What people look at where the model's input is smaller than the image.
 PREVIEW_SIDE = 256
@@ -36,8 +67,39 @@ INTERPOLATIONS = {
 }
 
 
+# What is done to an image that is not 8-bit and opaque.
+DEPTH, TRANSPARENT = "depth", "transparent"
+CONVERSIONS = {
+    DEPTH: "hold more than 8 bits: each was scaled so that its smallest value is black and its largest white",
+    TRANSPARENT: "are transparent in part: they were put on white",
+}
+
+
 class BadImage(Exception):
     """One image that cannot be used; the message says why, without its name."""
+
+
+@cache
+def has_extra(name: str) -> bool:
+    """Whether the package of an extra is installed; Pillow then opens HEIF too."""
+    if find_spec(EXTRA_PACKAGES[name]) is None:
+        return False
+    if name == "heif":
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    return True
+
+
+def unread_reason(suffix: str) -> str:
+    """Why files of a suffix are not read; empty where they are."""
+    suffix = suffix.lower()
+    extra = EXTRA_SUFFIXES.get(suffix)
+    if suffix in SUFFIXES or (extra and has_extra(extra)):
+        return ""
+    if extra:
+        return f"{suffix} needs another package: pip install 'sharpeye[{extra}]'"
+    return f"{suffix} is no kind of image that is read" if suffix else "a file without a suffix is not read"
 
 
 @dataclass(frozen=True)
@@ -85,11 +147,13 @@ class Decoded:
         preview: a JPEG or PNG of the whole image of at most PREVIEW_SIDE pixels a side; empty where the
             pixels of the size asked for show all that there is to see.
         measures: of the whole image.
+        conversions: what had to be done to make it 8-bit RGB, of CONVERSIONS.
     """
 
     pixels: np.ndarray
     preview: bytes
     measures: Measures
+    conversions: tuple[str, ...]
 
 
 def decode(image: Encoded, size: int | None) -> Decoded:
@@ -102,36 +166,73 @@ def decode(image: Encoded, size: int | None) -> Decoded:
     Raises:
         BadImage: empty, truncated, not an image of an allowed format, or too many pixels.
     """
-    with _upright(image, max(2 * (size or 0), PREVIEW_SIDE)) as (whole, (width, height)):
+    with _upright(image, max(2 * (size or 0), PREVIEW_SIDE)) as (whole, (width, height), conversions):
         square = None if size is None else _framed(whole, Framing(size))
         shown = size is not None and max(whole.size) <= size
         whole.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BILINEAR)
         preview = np.asarray(whole)
         grey = whole.convert("L")
         measures = Measures(width, height, *_light_and_sharpness(grey), perceptual_hash(grey))
-        return Decoded(preview if square is None else square, b"" if shown else _encoded(whole), measures)
+        pixels = preview if square is None else square
+        return Decoded(pixels, b"" if shown else _encoded(whole), measures, conversions)
 
 
 def framed(image: Encoded, framing: Framing) -> np.ndarray:
     """The square of an image that a model sees, uint8, (side, side, 3); raises BadImage as `decode` does."""
-    with _upright(image, round(framing.side / framing.share)) as (whole, _):
+    with _upright(image, round(framing.side / framing.share)) as (whole, _, _):
         return _framed(whole, framing)
 
 
 @contextmanager
-def _upright(image: Encoded, least: int) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
-    """The whole image in RGB, each side at least so many pixels where it has them, and its full size."""
+def _upright(image: Encoded, least: int) -> Iterator[tuple[Image.Image, tuple[int, int], tuple[str, ...]]]:
+    """The whole image in RGB, each side at least so many pixels where it has them; its full size; and the
+    conversions."""
     try:
         with open_image(image) as opened:
             full = opened.size
             opened.draft("RGB", (least, least))
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode.startswith("I;16"):
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            turned = (upright.width < upright.height) != (full[0] < full[1])
-            yield upright.convert("RGB"), full[::-1] if turned else full
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+            pixels = opened.width * opened.height
+            if pixels > MAX_PIXELS:
+                raise BadImage(
+                    f"{full[0]:,} x {full[1]:,} pixels: refused as a possible decompression bomb, since only "
+                    f"JPEG is read beyond {MAX_PIXELS:,}"
+                )
+            with ONE_LARGE if pixels > LARGE_PIXELS else nullcontext():
+                # Pillow sees to the orientation in place: a copy of a large image takes hundreds of MB.
+                ImageOps.exif_transpose(opened, in_place=True)
+                turned = (opened.width < opened.height) != (full[0] < full[1])
+                whole, conversions = _to_rgb(opened)
+                yield whole, full[::-1] if turned else full, conversions
+    except (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, struct.error) as error:
         raise BadImage(f"truncated or corrupt image ({error})") from error
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """An opaque 8-bit RGB image, and what had to be done for that."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _eight_bits(image).convert("RGB"), (DEPTH,)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if np.min(image.getextrema()[-1]) < 255:
+            ground = Image.new("RGBA", image.size, "white")
+            ground.alpha_composite(image)
+            return ground.convert("RGB"), (TRANSPARENT,)
+    # Without a copy where nothing is to be done.
+    return image if image.mode == "RGB" else image.convert("RGB"), ()
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey values of any depth as 8 bits, from the smallest (black) to the largest (white) of the image.
+
+    An image of a single value is taken as of 16 bits, or from 0 to 1 where it holds fractions.
+    """
+    values = np.asarray(image, dtype=np.float32)
+    finite = np.isfinite(values)
+    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
+    if low == high:
+        low, high = 0.0, 1.0 if image.mode == "F" else 65535.0
+    scaled = (np.where(finite, values, low) - low) / (high - low)
+    return Image.fromarray((scaled.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def _framed(whole: Image.Image, framing: Framing) -> np.ndarray:
@@ -175,22 +276,52 @@ def _encoded(preview: Image.Image) -> bytes:
 
 def open_image(image: Encoded) -> Image.Image:
     """Read an image's header without decoding its pixels; raises BadImage as `decode` does."""
+    if isinstance(image, Unreadable):
+        raise BadImage(image.reason)
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, Path):
-        if not image.is_file():
-            raise BadImage("file is missing")
-        if image.stat().st_size == 0:
-            raise BadImage("file is empty (0 bytes)")
+        try:
+            if not image.is_file():
+                raise BadImage("file is missing")
+            if image.stat().st_size == 0:
+                raise BadImage("file is empty (0 bytes)")
+        except OSError as error:
+            raise BadImage(f"unreadable file ({error.strerror})") from error
+        if EXTRA_SUFFIXES.get(image.suffix.lower()) == "dicom":
+            return open_dicom(image)
     elif not image:
         raise BadImage("no image bytes")
+    formats = (*FORMATS, "HEIF") if has_extra("heif") else FORMATS
     try:
-        opened = Image.open(image if isinstance(image, Path) else io.BytesIO(image), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        message = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: refused as a possible decompression bomb"
-        raise BadImage(message) from error
+        return Image.open(image if isinstance(image, Path) else io.BytesIO(image), formats=formats)
     except UnidentifiedImageError as error:
-        raise BadImage(f"not an image of a known format ({', '.join(FORMATS)})") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise BadImage(f"not an image of a known format ({', '.join(formats)})") from error
+    except (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, struct.error) as error:
         raise BadImage(f"unreadable image ({error})") from error
-    return opened
+
+
+def open_dicom(path: Path) -> Image.Image:
+    """The first frame of a DICOM file, with its own window of values.
+
+    Raises:
+        BadImage: not DICOM, or of a kind that pydicom does not decode here.
+    """
+    if not has_extra("dicom"):
+        raise BadImage(unread_reason(".dcm"))
+    from pydicom import dcmread
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, convert_color_space
+
+    try:
+        data = dcmread(path)
+        values = data.pixel_array
+        if int(data.get("NumberOfFrames", 1)) > 1:
+            values = values[0]
+        if data.get("SamplesPerPixel", 1) == 3:
+            return Image.fromarray(
+                np.asarray(convert_color_space(values, data.PhotometricInterpretation, "RGB"), dtype=np.uint8)
+            )
+        values = np.asarray(apply_voi_lut(apply_modality_lut(values, data), data), dtype=np.float32)
+        return Image.fromarray(-values if data.PhotometricInterpretation == "MONOCHROME1" else values)
+    except Exception as error:  # pydicom and its decoders raise many kinds
+        raise BadImage(f"unreadable DICOM ({error})") from error

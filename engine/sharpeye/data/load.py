@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sharpeye.config import PHOTOGRAPHS, DataConfig, RunConfig, SourceOptions, is_pretrained_backbone
+from sharpeye.config import PHOTOGRAPHS, DataConfig, RunConfig, is_pretrained_backbone
 from sharpeye.data.dataset import LabeledImages
-from sharpeye.data.sources import Source, open_source
+from sharpeye.data.records import Source
+from sharpeye.data.sources import has_splits, open_source
 from sharpeye.data.splits import by_column, by_list, by_share, reconcile
 from sharpeye.errors import InputError
 from sharpeye.specs import (
@@ -54,14 +55,16 @@ def open_validation(data: DataConfig, training: Source) -> Source | None:
         )
     spec = data.validation
     if isinstance(spec, OwnSplit | TrustedShare | TrustedList | NoValidation) or (
-        spec is None and training.has_splits
+        spec is None and has_splits(training)
     ):
         return None
     spec = spec or data.train
     own = spec == data.train or isinstance(spec, TorchvisionSource)
-    root = SourceOptions(torchvision_root=data.options.torchvision_root)
-    options = data.options if own and not isinstance(spec, DemoSource) else root
-    return open_source(spec, replace(options, human_labels=None), default_split="validation")
+    options = replace(data.options, human_labels=None)
+    if not own or isinstance(spec, DemoSource):
+        # Trusted labels, and no true ones beside them.
+        options = replace(options, label_column=data.options.validation_label_column, true_label_column=None)
+    return open_source(spec, options, default_split="validation")
 
 
 def fitted(config: RunConfig, training: Source, natural: int) -> RunConfig:
@@ -129,5 +132,5 @@ def load_splits(
 
 def lacks_validation(data: DataConfig, training: Source) -> bool:
     """Whether neither the configuration nor the source itself says which images can be trusted."""
-    own = training.has_splits or not isinstance(data.train, FileSource)
+    own = has_splits(training) or not isinstance(data.train, FileSource)
     return data.validation is None and not own

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from sharpeye.data.dataset import LabeledImages
-from sharpeye.data.sources import read_csv
+from sharpeye.data.records import label_text
+from sharpeye.data.tables import read_table
 from sharpeye.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -38,14 +39,14 @@ def by_list(images: LabeledImages, path: Path) -> tuple[LabeledImages, LabeledIm
     Raises:
         InputError: the file cannot be read, or a row names no image or no class.
     """
-    table = read_csv(path)
+    table, _ = read_table(path)
     if missing := {"id", "label"} - set(table.columns):
         raise InputError(
             f"{path}: no column {', '.join(sorted(missing))}; a list of trusted images has the columns id "
             "and label"
         )
     rows = pd.Index(images.ids).get_indexer(pd.Index(table["id"].astype(str)))
-    labels = pd.Index(images.class_names).get_indexer(pd.Index(table["label"].astype(str)))
+    labels = pd.Index(images.class_names).get_indexer(pd.Index(table["label"].map(label_text)))
     for column, positions, what in (("id", rows, "training image"), ("label", labels, "class")):
         if (positions < 0).any():
             at = int(np.argmax(positions < 0))
@@ -60,7 +61,8 @@ def by_list(images: LabeledImages, path: Path) -> tuple[LabeledImages, LabeledIm
 
 def listed_labels(path: Path) -> "pd.Series[str]":
     """The trusted labels in a list as of `by_list`, by id; of an id that comes twice, the last one."""
-    listed = read_csv(path).astype(str)
+    listed = read_table(path)[0].astype(str)
+    listed["label"] = listed["label"].map(label_text)
     return listed.drop_duplicates("id", keep="last").set_index("id")["label"]
 
 
@@ -110,8 +112,10 @@ def reconcile(
 ) -> tuple[LabeledImages, LabeledImages]:
     """Make the two fit to be compared: same classes, no common image, every class with validation images.
 
-    Training images that also stand in the validation split (equal content hash), and training images of a
-    class that has no validation image, are left out with a warning and a row in `skipped`.
+    Training images that also stand in the validation split (equal content hash) under the same label, and
+    training images of a class that has no validation image, are left out with a warning and a row in
+    `skipped`. Those that stand there under another label are wrong for certain: they stay, with that label as
+    `trusted`.
 
     Args:
         training: the training set.
@@ -123,7 +127,24 @@ def reconcile(
         InputError: a validation label is not among the training classes, or nothing is left.
     """
     validation = _with_classes_of(training, validation)
-    leaked = np.isin(training.hashes, validation.hashes)
+    trusted = trusted_labels(training, validation)
+    leaked = (trusted >= 0) & (trusted == training.labels)
+    wrong = (trusted >= 0) & ~leaked
+    if wrong.any():
+        names = np.array(training.class_names, dtype=object)
+        told = [
+            f"{image} is given as {given!r} and trusted as {label!r}"
+            for image, given, label in zip(
+                training.ids[wrong], names[training.labels[wrong]], names[trusted[wrong]], strict=True
+            )
+        ]
+        log.warning(
+            "%s: %d of its images stand in the validation split under another label, and rank first: %s",
+            training.name,
+            wrong.sum(),
+            _some(np.array(told)),
+        )
+    training = replace(training, trusted=np.where(wrong, trusted, -1))
     if leaked.any():
         log.warning(
             "%s: %d of its images also stand in the validation split; dropped from training: %s",
@@ -150,17 +171,29 @@ def reconcile(
     return training, validation
 
 
+def trusted_labels(training: LabeledImages, validation: LabeledImages) -> np.ndarray:
+    """The label of the same picture in the validation split, (N,), −1 where it does not stand there.
+
+    The given one where the picture stands there under several labels, and that is one of them.
+    """
+    labels: dict[str, set[int]] = {}
+    for content, label in zip(validation.hashes.tolist(), validation.labels.tolist(), strict=True):
+        labels.setdefault(content, set()).add(label)
+    found = np.full(len(training), -1, dtype=np.int64)
+    for at in np.flatnonzero(np.isin(training.hashes, validation.hashes)):
+        known, given = labels[training.hashes[at]], int(training.labels[at])
+        found[at] = given if given in known else min(known)
+    return found
+
+
 def _with_classes_of(training: LabeledImages, validation: LabeledImages) -> LabeledImages:
     names = training.class_names
     if validation.class_names == names:
         return validation
-    used = np.unique(validation.labels)
-    # Numbers are positions only among classes that have names of their own.
-    numbered = all(name.isdecimal() for name in validation.class_names) and not any(
-        name.isdecimal() for name in names
-    )
+    # A number is a position only where the source says so itself.
+    numbered = training.numbered and all(name.isdecimal() for name in validation.class_names)
     positions = np.full(len(validation.class_names), -1)
-    for index in used:
+    for index in np.unique(validation.labels):
         name = validation.class_names[index]
         if name in names:
             positions[index] = names.index(name)
@@ -170,10 +203,14 @@ def _with_classes_of(training: LabeledImages, validation: LabeledImages) -> Labe
             first = validation.ids[validation.labels == index][0]
             raise InputError(
                 f"{validation.name}, {first}: label {name!r} is not among the training classes "
-                f"({', '.join(names[:20])}"
-                f"{', …' if len(names) > 20 else ''}); rename or remove it"
+                f"({_listed(names)}); the classes there are {_listed(validation.class_names)}: give both the "
+                "same names, or remove what does not belong"
             )
     return replace(validation, labels=positions[validation.labels], class_names=names, true_labels=None)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
 
 
 def _some(ids: np.ndarray) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from sharpeye.config import VERSION, RunConfig, digest
 from sharpeye.data.dataset import LabeledImages, check_room
-from sharpeye.data.sources import Source
+from sharpeye.data.records import Source
 from sharpeye.progress import image_report
 from sharpeye.runs.context import RunContext, with_smaller_batches
 from sharpeye.runs.stages import EMBED

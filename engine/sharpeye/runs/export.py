@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from sharpeye.data.dataset import open_dataset
-from sharpeye.data.sources import class_folders, holds_splits, read_parquet_schema
+from sharpeye.data.folders import linked, walk
+from sharpeye.data.layout import read_layout
 from sharpeye.data.splits import listed_labels
+from sharpeye.data.tables import read_parquet_schema
 from sharpeye.errors import InputError
 from sharpeye.files import replacing, replacing_folder
 from sharpeye.runs.decisions import current_decisions, read_log, write_log
@@ -22,7 +24,6 @@ from sharpeye.runs.result import read_result
 from sharpeye.runs.scores import read_scores
 from sharpeye.runs.store import RunRow, dataset_source
 from sharpeye.runs.workspace import Workspace
-from sharpeye.specs import TrustedList
 
 LOG_TYPES: dict[str, type[float] | type[str] | Literal["Int64"]] = {
     "seq": "Int64",
@@ -50,9 +51,8 @@ def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: Ru
     scored = read_scores(workspace.run(row.id).scores, ["id", "given_label"]).astype(str)
     table = pd.concat([scored, rest[~rest["id"].isin(scored["id"])]], ignore_index=True)
     confirmed = pd.Series(dtype=object)
-    trusted = row.run_config().data.validation
-    if isinstance(trusted, TrustedList):
-        confirmed = listed_labels(Path(trusted.path).expanduser())
+    if (trusted := workspace.run(row.id).trusted).exists():
+        confirmed = listed_labels(trusted)
     confirmed = confirmed.reindex(table["id"]).reset_index(drop=True)
     made = current_decisions(connection, row.dataset).set_index("image").reindex(table["id"]).reset_index()
     table["final_label"] = made["to_label"].fillna(confirmed).fillna(table["given_label"])
@@ -136,7 +136,8 @@ def export(
         if path.exists() and _columns(path) != list(tables[file.table].columns):
             raise InputError(f"{path}: is there already and no export wrote it; export to another folder")
     if with_images:
-        copy_images(source, target / "images", tables["labels"])
+        follow_links = row.run_config().data.options.follow_links
+        copy_images(source, target / "images", tables["labels"], follow_links)
     for file in EXPORTED_FILES:
         with replacing(target / file.name) as temporary:
             temporary.write_bytes(file.content(tables[file.table]))
@@ -153,7 +154,7 @@ def _columns(path: Path) -> list[str] | None:
         return None
 
 
-def copy_images(source: Path, target: Path, labels: pd.DataFrame) -> None:
+def copy_images(source: Path, target: Path, labels: pd.DataFrame, follow_links: bool) -> None:
     """Lay every image of a class folder under the folder of its final label: hard links where possible, else
     copies.
 
@@ -161,21 +162,20 @@ def copy_images(source: Path, target: Path, labels: pd.DataFrame) -> None:
     a row in `labels`; a relabelled image whose name is taken there gets its old label, and where that is not
     enough a number, into its name. What cannot be opened is left out.
     """
-    depth = 1 if holds_splits(source) else 0
-    images = class_folders(source.resolve())
-    known = {
-        image: (given, final)
-        for image, given, final in labels[["id", "given_label", "final_label"]].itertuples(index=False)
-    }
-    placed = [
-        (record.id, record.image.resolve(), *known.get(record.id, (str(record.label), str(record.label))))
-        for record in images.read(np.arange(images.count))
-        if isinstance(record.image, Path) and record.image.is_file() and os.access(record.image, os.R_OK)
-    ]
+    root = source.resolve()
+    layout = read_layout(walk(root, follow_links)[0])
+    finals: dict[str, str] = dict(labels[["id", "final_label"]].to_numpy().tolist())
+    if outside := next((name for name in finals.values() if Path(name).name != name), None):
+        raise InputError(f"label {outside!r} cannot name a folder; labels.csv holds the cleaned labels")
+    placed = []
+    for entry in layout.entries:
+        file = linked(root, root / entry.path, follow_links)
+        if isinstance(file, Path) and file.is_file() and os.access(file, os.R_OK):
+            placed.append((entry, file.resolve(), finals.get(str(entry.path), entry.label)))
     with replacing_folder(target) as temporary:
-        for image, file, given, final in sorted(placed, key=lambda item: item[2] != item[3]):
-            parts = Path(image).parts
-            wanted = temporary.joinpath(*parts[:depth], final, *parts[depth + 1 :])
+        for entry, file, final in sorted(placed, key=lambda item: item[0].label != item[2]):
+            given = entry.label
+            wanted = temporary / entry.folder / final / entry.path.relative_to(entry.folder / given)
             wanted.parent.mkdir(parents=True, exist_ok=True)
             place = next(
                 name

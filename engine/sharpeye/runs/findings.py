@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from sharpeye.data.dataset import LabeledImages, measures_of
 from sharpeye.data.findings import (
+    CONFLICT,
     OUTLIER,
     UNUSUAL,
     duplicate_findings,
@@ -79,6 +80,7 @@ def image_findings(context: RunContext, training: LabeledImages, features: np.nd
         outliers = unusual(distance) > UNUSUAL
     groups, measures = groups_of(pairs, len(training)), measures_of(training)
     found = duplicate_findings(groups, training.labels) | picture_findings(measures) | {OUTLIER: outliers}
+    found[CONFLICT] |= training.trusted >= 0
     return ImageFindings(names_of(found), groups, distance.astype(np.float32), measures)
 
 

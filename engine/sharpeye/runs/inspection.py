@@ -22,7 +22,7 @@ from sharpeye.runs.workspace import InspectionFolder, Workspace
 
 if TYPE_CHECKING:
     from sharpeye.data.dataset import LabeledImages
-    from sharpeye.data.sources import Source
+    from sharpeye.data.records import Source
 
 SAMPLE_PER_CLASS = 12
 SHOWN_CONFLICTS = 24
@@ -177,6 +177,7 @@ def inspect(
     advance("compare pictures", 0, 0)
     groups = groups_of(near_duplicate_pairs(training), len(training))
     found = duplicate_findings(groups, training.labels) | picture_findings(measures_of(training))
+    found[CONFLICT] |= training.trusted >= 0
     conflicts = np.flatnonzero(found[CONFLICT])
     conflicts = conflicts[np.argsort(groups[conflicts], kind="stable")][:SHOWN_CONFLICTS]
     advance("measure speed", 0, 0)
@@ -190,7 +191,7 @@ def inspect(
         skipped={str(reason): int(count) for reason, count in reasons.value_counts().items()},
         findings={name: int(images.sum()) for name, images in found.items()},
         conflicts=tuple(training.rows[conflicts].tolist()),
-        warnings=tuple(warnings),
+        warnings=tuple(dict.fromkeys([*warnings, *(note for part in parts for note in part.notes)])),
         training=_inspected(training),
         validation=None if validation is None else _inspected(validation),
         estimates=estimates,

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 from sharpeye.config import VERSION, RunConfig
 from sharpeye.data.dataset import LabeledImages, ingest, natural_size
 from sharpeye.data.load import load_splits, open_sources
-from sharpeye.data.sources import Source
+from sharpeye.data.records import Source
+from sharpeye.data.tables import read_table
 from sharpeye.diagnostics.metrics import label_accuracy, quality
 from sharpeye.errors import InputError
 from sharpeye.files import replacing
@@ -49,7 +50,7 @@ from sharpeye.runs.stages import CANARIES, DECODE, FIGURES, minima_of, score_sta
 from sharpeye.runs.store import RunRow, describe_dataset, store
 from sharpeye.runs.submission import identify
 from sharpeye.runs.workspace import RunFolder, Workspace
-from sharpeye.specs import NoValidation
+from sharpeye.specs import NoValidation, TrustedList
 from sharpeye.training.devices import peak_memory_mb, select_device, watched_memory
 from sharpeye.training.models import input_size
 
@@ -222,10 +223,16 @@ def load(context: RunContext, row: RunRow) -> tuple[LabeledImages, LabeledImages
             "submit it again"
         )
     training, validation = read_splits(context, sources)
+    for said in dict.fromkeys((*training.notes, *validation.notes)):
+        context.execution.note(said)
     with replacing(folder.config) as temporary:
         temporary.write_text(config.to_json())
     with replacing(folder.skipped) as temporary:
         pd.concat([training.skipped, validation.skipped], ignore_index=True).to_csv(temporary, index=False)
+    if isinstance(config.data.validation, TrustedList):
+        with replacing(folder.trusted) as temporary:
+            listed, _ = read_table(Path(config.data.validation.path).expanduser())
+            listed.to_csv(temporary, index=False)
     with store(context.workspace) as connection:
         describe_dataset(connection, row.dataset, training.class_names, training.class_counts().tolist())
     return training, validation
@@ -330,16 +337,18 @@ def score_columns(
     """The table of a run's scores; the first method ranks, the noise posterior suggests labels."""
     first = next(iter(scores.values()))
     candidates = first.candidates or beliefs.candidates
-    suggested = beliefs.candidates.best()
+    # What stands in the validation split under another label is wrong for certain.
+    certain = training.trusted >= 0
+    suggested = np.where(certain, training.trusted, beliefs.candidates.best())
     return ScoreColumns(
         id=training.ids,
         given_label=_named(training.labels, training),
         true_label=None if training.true_labels is None else _named(training.true_labels, training),
         influence={name: one.influence for name, one in scores.items()},
-        rank=ranks_of(first.influence),
+        rank=ranks_of(first.influence, certain),
         suggested_label=_named(suggested, training),
-        confidence=np.exp(-beliefs.candidates.of(suggested)),
-        wrong_probability=beliefs.wrong,
+        confidence=np.where(certain, 1.0, np.exp(-beliefs.candidates.scores.min(1))),
+        wrong_probability=np.where(certain, 1.0, beliefs.wrong),
         candidate_classes=np.array(training.class_names, dtype=object)[candidates.classes],
         candidate_scores=candidates.scores,
         image_row=training.rows,

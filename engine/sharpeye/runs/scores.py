@@ -45,7 +45,8 @@ class ScoreColumns:
         given_label: name of the given label.
         true_label: name of the true label, missing where unknown; None without true labels.
         influence: by method, one column each, higher = more suspicious.
-        rank: 1 for the most suspicious image under the first method.
+        rank: 1 for the most suspicious image under the first method; before all, images whose picture stands
+            in the validation split under another label.
         suggested_label: class of highest noise posterior, which weighs the given label and the noise learnt
             from all.
         confidence: that posterior.
@@ -82,10 +83,10 @@ class ScoreColumns:
     sharpness: np.ndarray
 
 
-def ranks_of(influence: np.ndarray) -> np.ndarray:
-    """1 for the most suspicious image, ties in their order, (N,)."""
+def ranks_of(influence: np.ndarray, certain: np.ndarray) -> np.ndarray:
+    """1 for the most suspicious image, those that are wrong for certain first, ties in their order, (N,)."""
     ranks = np.empty(len(influence), dtype=np.int64)
-    ranks[np.lexsort((np.arange(len(influence)), -influence))] = np.arange(1, len(influence) + 1)
+    ranks[np.lexsort((np.arange(len(influence)), -influence, ~certain))] = np.arange(1, len(influence) + 1)
     return ranks
 
 

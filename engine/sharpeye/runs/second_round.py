@@ -2,7 +2,6 @@
 
 import sqlite3
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 
@@ -21,21 +20,20 @@ def takes_decisions(config: RunConfig) -> bool:
     return config.on_features and isinstance(config.data.validation, NoValidation | TrustedList)
 
 
-def decided_labels(connection: sqlite3.Connection, row: RunRow) -> pd.DataFrame:
+def decided_labels(connection: sqlite3.Connection, workspace: Workspace, row: RunRow) -> pd.DataFrame:
     """The images of a run's data set whose label is decided, and those it trusted: columns id and label."""
     made = current_decisions(connection, row.dataset)
     gives = made["verdict"].map({name: verdict.gives != "none" for name, verdict in VERDICTS.items()})
     decided = made[gives.astype(bool)][["image", "to_label"]].set_axis(["id", "label"], axis=1)
-    trusted = row.run_config().data.validation
-    if isinstance(trusted, TrustedList):
-        decided = pd.concat([listed_labels(Path(trusted.path).expanduser()).reset_index(), decided])
+    if (trusted := workspace.run(row.id).trusted).exists():
+        decided = pd.concat([listed_labels(trusted).reset_index(), decided])
     return decided.drop_duplicates("id", keep="last").sort_values("id", ignore_index=True)
 
 
 def second_round(connection: sqlite3.Connection, workspace: Workspace, row: RunRow) -> RunConfig:
     """The configuration of a run like `row` that trusts what is decided by now; the list is kept in the
     workspace."""
-    labels = decided_labels(connection, row)
+    labels = decided_labels(connection, workspace, row)
     path = workspace.trusted_list(digest(labels.to_numpy().tolist()))
     with replacing(path) as temporary:
         labels.to_csv(temporary, index=False)

@@ -22,7 +22,8 @@ from sharpeye.config import (
 )
 from sharpeye.data.dataset import natural_size
 from sharpeye.data.load import fitted, open_training, open_validation
-from sharpeye.data.sources import Source, read_csv
+from sharpeye.data.records import Source
+from sharpeye.data.tables import read_table
 from sharpeye.errors import InputError
 from sharpeye.influence.methods import select_methods
 from sharpeye.runs.store import RunRow, register_dataset, store, submit
@@ -42,7 +43,7 @@ def identify(config: RunConfig, sources: tuple[Source, Source | None]) -> tuple[
     dataset = digest(training.name, training.stamp)
     trusted: object = validation and [validation.name, validation.stamp]
     if isinstance(config.data.validation, TrustedList):
-        trusted = read_csv(Path(config.data.validation.path).expanduser()).to_csv()
+        trusted = read_table(Path(config.data.validation.path).expanduser())[0].to_csv()
     return digest(VERSION, config.options() | {"weights": config.weights_key}, dataset, trusted), dataset
 
 

@@ -146,6 +146,11 @@ class RunFolder:
         return self.root / "skipped.csv"
 
     @property
+    def trusted(self) -> Path:
+        """The list of trusted images as it was when the run began; only where it was given one."""
+        return self.root / "trusted.csv"
+
+    @property
     def result(self) -> Path:
         return self.root / "result.json"
 

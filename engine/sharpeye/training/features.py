@@ -15,7 +15,7 @@ from torch import nn
 
 from sharpeye.data.dataset import chunks
 from sharpeye.data.images import BadImage, Framing, framed
-from sharpeye.data.sources import Record, Source
+from sharpeye.data.records import Record, Source
 from sharpeye.errors import InputError
 from sharpeye.progress import ImageReport
 from sharpeye.training.backbones import load_backbone

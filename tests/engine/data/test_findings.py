@@ -23,7 +23,7 @@ from sharpeye.data.findings import (
     picture_findings,
 )
 from sharpeye.data.near_duplicates import close_hashes, groups_of, near_duplicate_pairs
-from sharpeye.data.sources import Record, Source
+from sharpeye.data.records import Record, Source
 from tests.engine.data.scenes import scene
 
 
@@ -38,7 +38,7 @@ def decoded(folder: Path, pictures: list[bytes], size: int | None = None) -> Lab
         for row in rows:
             yield Record(str(row), pictures[row], 0)
 
-    return ingest(Source("pictures", len(pictures), ("only",), read, "stamp"), folder, size)
+    return ingest(Source("pictures", len(pictures), ("only",), read, "stamp", numbered=True), folder, size)
 
 
 def groups(images: LabeledImages) -> list[int]:

@@ -23,15 +23,31 @@ def test_leakage_is_dropped_and_named(
     make_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     train, check = make_folder("train", 4, seed=1), make_folder("check", 2, seed=2)
-    (train / "ant" / "copy.png").write_bytes((check / "bee" / "bee-1.png").read_bytes())
+    (train / "bee" / "copy.png").write_bytes((check / "bee" / "bee-1.png").read_bytes())
     with caplog.at_level(logging.WARNING):
         training, validation = reconcile(load(train), load(check))
-    assert "ant/copy.png" in caplog.text
-    assert "ant/copy.png" not in training.ids
+    assert "bee/copy.png" in caplog.text
+    assert "bee/copy.png" not in training.ids
     assert training.skipped.to_dict("records") == [
-        {"id": "ant/copy.png", "reason": "also in the validation split"}
+        {"id": "bee/copy.png", "reason": "also in the validation split"}
     ]
     assert len(validation) == 6
+
+
+def test_a_picture_that_is_trusted_under_another_label_stays_and_is_told(
+    make_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    train, check = make_folder("train", 4, seed=1), make_folder("check", 2, seed=2)
+    (train / "ant" / "copy.png").write_bytes((check / "bee" / "bee-1.png").read_bytes())
+    training, _ = reconcile(load(train), load(check))
+    assert "ant/copy.png is given as 'ant' and trusted as 'bee'" in caplog.text
+    known = dict(zip(training.ids, training.trusted, strict=True))
+    assert known.pop("ant/copy.png") == 1
+    assert set(known.values()) == {-1}
+    # Where the trusted labels of a picture contradict one another, none of them proves the given one wrong.
+    (check / "ant" / "again.png").write_bytes((check / "bee" / "bee-1.png").read_bytes())
+    training, _ = reconcile(load(train), load(check))
+    assert "ant/copy.png" in training.skipped["id"].tolist()
 
 
 def test_class_without_validation_images(
@@ -56,10 +72,14 @@ def test_unknown_validation_class(make_folder: Callable[..., Path]) -> None:
         )
 
 
-def test_numbers_are_positions_only_among_classes_with_names(make_folder: Callable[..., Path]) -> None:
+def test_numbers_are_positions_only_where_the_source_says_so(make_folder: Callable[..., Path]) -> None:
     check = load(make_folder("check", 2, classes=("0", "1", "2"), seed=2))
-    _, validation = reconcile(load(make_folder("named", 2, seed=1)), check)
+    named = load(make_folder("named", 2, seed=1))
+    _, validation = reconcile(replace(named, numbered=True), check)
     assert validation.class_names == ("ant", "bee", "cat")
+    both = r"label '0' is not among the training classes \(ant, bee, cat\); the classes there are 0, 1, 2"
+    with pytest.raises(InputError, match=both):
+        reconcile(named, check)
     with pytest.raises(InputError, match="label '1' is not among the training classes"):
         reconcile(load(make_folder("numbered", 2, classes=("0", "2", "3"), seed=1)), check)
 

@@ -40,6 +40,7 @@ def dataset(count: int, wrong: int = 0, known: bool = True) -> LabeledImages:
         pd.DataFrame(columns=["id", "reason"]),
         Path(),
         np.arange(count),
+        np.full(count, -1),
     )
 
 

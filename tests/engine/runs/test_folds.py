@@ -179,7 +179,7 @@ def test_a_second_round_trusts_what_was_decided_and_judges_the_others(
     row = run.row()
     assert takes_decisions(row.run_config())
     with store(run.workspace) as connection:
-        decided = decided_labels(connection, row)
+        decided = decided_labels(connection, run.workspace, row)
         config = second_round(connection, run.workspace, row)
     assert sorted(decided["id"]) == sorted(suspects[:3])
     again = sharpeye.run(**config.options(), workspace=tmp_path / "ws")
@@ -189,7 +189,7 @@ def test_a_second_round_trusts_what_was_decided_and_judges_the_others(
     with store(run.workspace) as connection:
         labels = cleaned_labels(connection, run.workspace, again.row()).set_index("id")["final_label"]
         # A third round trusts what the second one did.
-        assert decided_labels(connection, again.row()).equals(decided)
+        assert decided_labels(connection, run.workspace, again.row()).equals(decided)
     assert labels[decided["id"]].tolist() == decided["label"].tolist()
 
 

@@ -69,4 +69,5 @@ def test_without_true_labels_there_is_no_such_column(tmp_path: Path) -> None:
 
 
 def test_ties_keep_their_order() -> None:
-    assert ranks_of(np.array([1.0, 3.0, 1.0, 2.0])).tolist() == [3, 1, 4, 2]
+    assert ranks_of(np.array([1.0, 3.0, 1.0, 2.0]), np.zeros(4, dtype=bool)).tolist() == [3, 1, 4, 2]
+    assert ranks_of(np.array([1.0, 3.0, 1.0, 2.0]), np.arange(4) == 2).tolist() == [4, 2, 1, 3]

@@ -8,7 +8,8 @@ from PIL import Image
 
 from sharpeye.config import SourceOptions
 from sharpeye.data.images import Framing, framed
-from sharpeye.data.sources import Source, open_source
+from sharpeye.data.records import Source
+from sharpeye.data.sources import open_source
 from sharpeye.errors import InputError
 from sharpeye.specs import parse_source
 from sharpeye.training.backbones import Renormalize, load_backbone
