@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,8 +178,13 @@ class Run:
         with self._store() as connection:
             return current_decisions(connection, self.row().dataset)
 
-    def export(self, folder: PathText, images: bool = False) -> "pd.DataFrame":
+    def export(self, folder: PathText, images: bool = False, formats: Sequence[str] = ()) -> "pd.DataFrame":
         """Write cleaned labels and the decision log to a folder, with `images` a cleaned copy too.
+
+        Args:
+            folder: made where it is not there.
+            images: also a cleaned copy of a folder of class folders.
+            formats: also files for other tools: `label-studio`, `cvat`, `coco`, `cleanlab`.
 
         Returns:
             The cleaned labels.
@@ -192,17 +197,18 @@ class Run:
         target = Path(folder).expanduser()
         try:
             with self._store() as connection:
-                return export(connection, self.workspace, self.row(), target, images)
+                return export(connection, self.workspace, self.row(), target, images, formats)
         except OSError as error:
             raise InputError(f"{target}: cannot be written to ({error})") from error
 
     def import_decisions(self, file: PathText) -> int:
-        """Add the decision log of an export to this run's data set; the number of actions added.
+        """Add the decision log of an export, or annotations of Label Studio, CVAT or COCO, to this run's data
+        set; the number of actions added.
 
         Raises:
             InputError: the file is no decision log of these classes; nothing is added then.
         """
-        from sharpeye.runs.export import import_log
+        from sharpeye.runs.decision_import import import_log
 
         with self._store() as connection:
             return import_log(connection, self.workspace, self.row(), Path(file).expanduser())

@@ -9,6 +9,7 @@ import click
 from sharpeye.api import list_runs, open_run
 from sharpeye.commands.options import JSON, RUN, SERVER, WORKSPACE
 from sharpeye.commands.waiting import print_result, start_app
+from sharpeye.config import EXPORT_FORMATS
 
 
 @click.command()
@@ -105,16 +106,26 @@ def delete(run: str, yes: bool, workspace: str) -> None:
 @click.option(
     "--images", is_flag=True, help="Also a cleaned copy of the image folder (hard links where possible)."
 )
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(EXPORT_FORMATS),
+    multiple=True,
+    help="Also a file for this tool; may be given again.",
+)
 @WORKSPACE
 @JSON
-def export(run: str, target: str, images: bool, workspace: str, as_json: bool) -> None:
+def export(
+    run: str, target: str, images: bool, formats: tuple[str, ...], workspace: str, as_json: bool
+) -> None:
     """Write cleaned labels (CSV and Parquet) and the decision log to DIR; only decided changes are applied.
 
     \b
     Example:
       sharpeye export 1a2b cleaned/ --images
+      sharpeye export 1a2b cleaned/ --format label-studio
     """
-    labels = open_run(run, workspace).export(target, images)
+    labels = open_run(run, workspace).export(target, images, formats)
     changed = int((labels["given_label"] != labels["final_label"]).sum())
     folder = str(Path(target).resolve())
     summary = {"folder": folder, "images": len(labels), "changed": changed}
@@ -124,11 +135,13 @@ def export(run: str, target: str, images: bool, workspace: str, as_json: bool) -
 
 @click.command("import")
 @RUN
-@click.argument("file", metavar="DECISIONS.CSV")
+@click.argument("file", metavar="FILE")
 @WORKSPACE
 @JSON
 def import_(run: str, file: str, workspace: str, as_json: bool) -> None:
-    """Add the decision log of an export to a run's data set."""
+    """Add decisions to a run's data set: the log of an export (decisions.csv), or annotations of Label Studio
+    (.json), CVAT (.xml) or COCO (.json).
+    """
     added = open_run(run, workspace).import_decisions(file)
     click.echo(json.dumps({"actions": added}) if as_json else f"{added:,} actions added")
 

@@ -41,6 +41,8 @@ LARGE_PIXELS = 2**24
 ONE_LARGE = threading.Lock()
 # Checked here instead, since a JPEG of any size can be decoded small.
 Image.MAX_IMAGE_PIXELS = None
+# Blocks beyond 32 MB go back to the system at once. Smaller ones stay with the thread that decoded an image.
+Image.core.set_block_size(2**26)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from sharpeye.errors import InputError
 from sharpeye.specs import DemoSource, FileSource, SourceSpec, TorchvisionSource
 
 KINDS = (
-    "a folder, a zip or tar file of class folders, a .csv, .tsv, .jsonl, .parquet or .arrow file, demo, or "
-    "torchvision:NAME"
+    "a folder, a zip or tar file of class folders, a .csv, .tsv, .jsonl, .parquet or .arrow file, "
+    "annotations of Label Studio, COCO or CVAT, demo, or torchvision:NAME"
 )
 # Beside the images of a folder, in Hugging Face's layout.
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

@@ -1,5 +1,5 @@
-"""Tables of labels in the files that people have: CSV in any dialect and encoding, TSV, JSON lines,
-Parquet."""
+"""Tables of labels in the files that people have: CSV in any dialect and encoding, TSV, JSON lines, Parquet,
+and the files of annotation tools."""
 
 import gzip
 import json
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharpeye.config import SourceOptions
+from sharpeye.data.annotations import read_annotations
 from sharpeye.data.folders import linked
 from sharpeye.data.images import Encoded, Unreadable
 from sharpeye.data.records import Record, Source
@@ -20,7 +21,13 @@ from sharpeye.errors import InputError
 from sharpeye.files import file_stamp
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".jsonl", ".ndjson")
-TABLE_SUFFIXES = (*TEXT_SUFFIXES, *(suffix + ".gz" for suffix in TEXT_SUFFIXES), ".parquet")
+ANNOTATION_SUFFIXES = (".json", ".xml")
+TABLE_SUFFIXES = (
+    *TEXT_SUFFIXES,
+    *(suffix + ".gz" for suffix in TEXT_SUFFIXES),
+    ".parquet",
+    *ANNOTATION_SUFFIXES,
+)
 SEPARATORS = (",", ";", "\t", "|")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "filepath", "image_path", "image")
 LABEL_COLUMNS = ("label", "given_label", "class", "target", "labels", "class_name", "category")
@@ -48,6 +55,8 @@ def read_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
             return pd.read_parquet(path).astype(object), ()
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+    if kind in ANNOTATION_SUFFIXES:
+        return read_annotations(path)
     text, notes = _text(path)
     if kind in (".jsonl", ".ndjson"):
         return _json_lines(path, text), notes

@@ -1,10 +1,11 @@
-"""What leaves the workspace: cleaned labels, a cleaned copy of an image folder, and the decision log."""
+"""What leaves the workspace: cleaned labels, a cleaned copy of an image folder, the decision log, and files
+for other tools."""
 
 import itertools
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,30 +13,29 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from sharpeye.data.dataset import open_dataset
+from sharpeye.data.dataset import measures_of, open_dataset
 from sharpeye.data.folders import linked, walk
 from sharpeye.data.layout import read_layout
 from sharpeye.data.splits import listed_labels
 from sharpeye.data.tables import read_parquet_schema
 from sharpeye.errors import InputError
 from sharpeye.files import replacing, replacing_folder
-from sharpeye.runs.decisions import current_decisions, read_log, write_log
+from sharpeye.runs.decisions import current_decisions, read_log
+from sharpeye.runs.peers import PEERS, LabeledTable
 from sharpeye.runs.result import read_result
-from sharpeye.runs.scores import read_scores
+from sharpeye.runs.scores import ScoreColumn, read_scores
+from sharpeye.runs.spreadsheets import spreadsheet_safe
 from sharpeye.runs.store import RunRow, dataset_source
 from sharpeye.runs.workspace import Workspace
 
-LOG_TYPES: dict[str, type[float] | type[str] | Literal["Int64"]] = {
-    "seq": "Int64",
-    "at": float,
-    "target": "Int64",
-    **dict.fromkeys(("who", "run", "kind", "image", "verdict", "from_label", "to_label"), str),
-}
+# By their first columns, the files of an earlier export are known.
+OWN_COLUMNS = 3
+EVIDENCE: list[ScoreColumn] = ["suggested_label", "confidence", "wrong_probability"]
 
 
 def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: RunRow) -> pd.DataFrame:
     """One row a usable image of a run's training source (up to its limit): id, given_label, final_label,
-    decision, when.
+    decision, who, when (ISO 8601), suggested_label, confidence, wrong_probability.
 
     Only decisions change a label: an accepted or chosen label is final, every other image keeps the given
     one. Images that were not scored, because they are trusted, say, come last; those that a person confirmed
@@ -48,7 +48,8 @@ def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: Ru
     rest = pd.DataFrame(
         {"id": images.ids, "given_label": np.array(images.class_names, dtype=object)[images.labels]}
     )
-    scored = read_scores(workspace.run(row.id).scores, ["id", "given_label"]).astype(str)
+    scored = read_scores(workspace.run(row.id).scores, ["id", "given_label", *EVIDENCE])
+    scored = scored.astype(dict.fromkeys(("id", "given_label", "suggested_label"), object))
     table = pd.concat([scored, rest[~rest["id"].isin(scored["id"])]], ignore_index=True)
     confirmed = pd.Series(dtype=object)
     if (trusted := workspace.run(row.id).trusted).exists():
@@ -57,8 +58,14 @@ def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: Ru
     made = current_decisions(connection, row.dataset).set_index("image").reindex(table["id"]).reset_index()
     table["final_label"] = made["to_label"].fillna(confirmed).fillna(table["given_label"])
     table["decision"] = made["verdict"].fillna(confirmed.notna().map({True: "confirm", False: ""}))
-    table["when"] = pd.to_datetime(made["at"], unit="s", utc=True)
-    return table
+    table["who"] = made["who"].fillna("")
+    table["when"] = _iso(made["at"])
+    return table[["id", "given_label", "final_label", "decision", "who", "when", *EVIDENCE]]
+
+
+def _iso(seconds: "pd.Series[float]") -> "pd.Series[str]":
+    """Seconds since 1970 as ISO 8601 in UTC, to the microsecond; empty where there are none."""
+    return pd.to_datetime(seconds, unit="s", utc=True).dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ").fillna("")
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class ExportedFile:
 
 
 def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False).encode()
+    return spreadsheet_safe(table).to_csv(index=False).encode()
 
 
 def _parquet(table: pd.DataFrame) -> bytes:
@@ -105,13 +112,27 @@ def _exported_table(
 ) -> pd.DataFrame:
     if table == "labels":
         return cleaned_labels(connection, workspace, row)
-    return read_log(connection, row.dataset)
+    log = read_log(connection, row.dataset)
+    return log.assign(at=_iso(log["at"]))
 
 
 def export(
-    connection: sqlite3.Connection, workspace: Workspace, row: RunRow, target: Path, with_images: bool
+    connection: sqlite3.Connection,
+    workspace: Workspace,
+    row: RunRow,
+    target: Path,
+    with_images: bool,
+    formats: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Write EXPORTED_FILES to a folder; with images also images/, a cleaned copy.
+    """Write EXPORTED_FILES to a folder; with images also images/, a cleaned copy; and files for other tools.
+
+    Args:
+        connection: the store.
+        workspace: of the run.
+        row: the run.
+        target: the folder.
+        with_images: whether a cleaned copy of the images is written.
+        formats: of PEERS.
 
     Returns:
         The cleaned labels.
@@ -121,19 +142,24 @@ def export(
             way that no export wrote. Nothing is written then.
     """
     tables = {
-        "labels": cleaned_labels(connection, workspace, row),
-        "decisions": read_log(connection, row.dataset),
+        "labels": _exported_table(connection, workspace, row, "labels"),
+        "decisions": _exported_table(connection, workspace, row, "decisions"),
     }
     source = Path(dataset_source(connection, row.dataset)[0])
     if with_images and not source.is_dir():
         raise InputError(
             f"{source}: only a folder of class folders can be copied; labels.csv holds the cleaned labels"
         )
+    if unknown := [name for name in formats if name not in PEERS]:
+        raise InputError(f"--format {unknown[0]}: choose from {', '.join(PEERS)}")
     if with_images and (target / "images").exists():
         raise InputError(f"{target / 'images'}: exists already; remove it, or export to another folder")
     for file in EXPORTED_FILES:
         path = target / file.name
-        if path.exists() and _columns(path) != list(tables[file.table].columns):
+        if (
+            path.exists()
+            and (_columns(path) or [])[:OWN_COLUMNS] != list(tables[file.table].columns)[:OWN_COLUMNS]
+        ):
             raise InputError(f"{path}: is there already and no export wrote it; export to another folder")
     if with_images:
         follow_links = row.run_config().data.options.follow_links
@@ -141,7 +167,21 @@ def export(
     for file in EXPORTED_FILES:
         with replacing(target / file.name) as temporary:
             temporary.write_bytes(file.content(tables[file.table]))
+    for name in formats:
+        with replacing(target / PEERS[name].file) as temporary:
+            temporary.write_bytes(peer_content(connection, workspace, row, name))
     return tables["labels"]
+
+
+def peer_content(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, name: str) -> bytes:
+    """The file of a run for another tool, of PEERS; raises InputError where the run has no scores yet."""
+    result = read_result(workspace.run(row.id))
+    labels = cleaned_labels(connection, workspace, row)
+    images = open_dataset(workspace.decoded / result.images.training)
+    at = pd.Index(images.ids).get_indexer(pd.Index(labels["id"]))
+    sizes = measures_of(images)[["width", "height"]].to_numpy()[at]
+    folder = Path(dataset_source(connection, row.dataset)[0]).name
+    return PEERS[name].content(LabeledTable(row.id, result.classes_in_order, labels, folder, sizes))
 
 
 def _columns(path: Path) -> list[str] | None:
@@ -193,31 +233,3 @@ def _numbered(place: Path, given: str, number: int) -> Path:
     if number == 0:
         return place
     return place.with_name(f"{place.stem}-was-{given}{'' if number == 1 else f'-{number}'}{place.suffix}")
-
-
-def import_log(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, path: Path) -> int:
-    """Append a decisions.csv that `export` wrote to the log of a run's dataset.
-
-    Returns how many actions were added.
-
-    Raises:
-        InputError: the run has no scores yet, or the file is missing, no decision log, or gives a label that
-            is no class of the run; nothing is added.
-    """
-    try:
-        # Only an empty field is missing: a class may well be called None or NA.
-        log = pd.read_csv(path, dtype=LOG_TYPES, keep_default_na=False, na_values=[""])
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable decision log ({error})") from error
-    missing = LOG_TYPES.keys() - set(log.columns)
-    if missing:
-        raise InputError(f"{path}: not a decision log, it has no column {', '.join(sorted(missing))}")
-    for column in ("seq", "at", "who", "run", "kind"):
-        if log[column].isna().any():
-            raise InputError(f"{path}, row {int(log[column].isna().argmax()) + 1}: {column} is empty")
-    classes = read_result(workspace.run(row.id)).classes_in_order
-    unknown = log["to_label"].notna() & ~log["to_label"].isin(classes)
-    if unknown.any():
-        at = int(unknown.argmax())
-        raise InputError(f"{path}, row {at + 1}: {log['to_label'].iloc[at]!r} is no class of run {row.id}")
-    return write_log(connection, row.dataset, log)

@@ -3,20 +3,26 @@ import re
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from sharpeye.commands.cli import main
 from sharpeye.config import RunConfig, SourceOptions
+from sharpeye.data.annotations import read_annotations
 from sharpeye.data.dataset import ingest
 from sharpeye.data.sources import open_source
 from sharpeye.errors import InputError
 from sharpeye.runs import store
+from sharpeye.runs.decision_import import import_log
 from sharpeye.runs.decisions import Decision, current_decisions, decide, read_log, redo, undo
-from sharpeye.runs.export import cleaned_labels, copy_images, import_log
+from sharpeye.runs.export import cleaned_labels, copy_images
 from sharpeye.runs.result import DecodedImages
+from sharpeye.runs.spreadsheets import as_written, spreadsheet_safe
 from sharpeye.runs.workspace import Workspace, open_workspace
 from sharpeye.specs import parse_source
 from tests.engine.runs.results import write_result
@@ -50,7 +56,9 @@ def finish(workspace: Workspace, source: Path, scored: list[str]) -> None:
     folder = workspace.run("run1")
     folder.root.mkdir(parents=True, exist_ok=True)
     images = ingest(open_source(parse_source(str(source)), SourceOptions()), workspace.decoded, 8)
-    pd.DataFrame({"id": scored, "given_label": [i.split("/")[0] for i in scored]}).to_parquet(folder.scores)
+    given = [image.split("/")[0] for image in scored]
+    scores = pd.DataFrame({"id": scored, "given_label": given, "suggested_label": "bee"})
+    scores.assign(confidence=0.75, wrong_probability=0.25).to_parquet(folder.scores)
     write_result(folder, images=DecodedImages(images.folder.name, ""), classes_in_order=images.class_names)
 
 
@@ -178,7 +186,10 @@ def test_only_an_earlier_export_is_written_over(reviewed: Workspace, tmp_path: P
     [
         ({"to_label": "../../elsewhere"}, "row 1: '../../elsewhere' is no class of run run1"),
         ({"at": ""}, "row 1: at is empty"),
-        ({"at": "yesterday"}, "not a readable decision log"),
+        ({"at": "yesterday"}, "row 1: at is no time: 'yesterday'"),
+        ({"at": "inf"}, "row 1: at is no time"),
+        ({"at": "1e20"}, "row 1: at is no time"),
+        ({"at": "-5"}, "row 1: at is no time"),
         ({"seq": "first"}, "not a readable decision log"),
         ({"from_label": ""}, "action 1: an image is there twice, or a field is empty"),
         ({"image": "bee/0.png"}, "action 1: an image is there twice, or a field is empty"),
@@ -255,7 +266,135 @@ def test_log_round_trip_through_files(reviewed: Workspace, tmp_path: Path) -> No
         "import", "run1", tmp_path / "out" / "decisions.csv", "--workspace", other.root, "--json"
     ) == {"actions": 1}
     with store.store(reviewed) as left, store.store(other) as right:
-        pd.testing.assert_frame_equal(current_decisions(left, "d"), current_decisions(right, "d"))
+        before, after = current_decisions(left, "d"), current_decisions(right, "d")
+        # Times are written to the microsecond.
+        assert np.allclose(before.pop("at"), after.pop("at"), rtol=0, atol=1e-6)
+        pd.testing.assert_frame_equal(before, after)
+
+
+def test_exported_labels_say_who_decided_when_and_what_was_suggested(
+    reviewed: Workspace, tmp_path: Path
+) -> None:
+    sharpeye("export", "run1", tmp_path / "out", "--workspace", reviewed.root, "--json")
+    labels = pd.read_csv(tmp_path / "out" / "labels.csv", keep_default_na=False).set_index("id")
+    assert labels.loc["ant/1.png", ["who", "suggested_label"]].tolist() == ["me", "bee"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", labels.loc["ant/1.png", "when"])
+    assert labels.loc["ant/0.png", ["who", "when"]].tolist() == ["", ""]
+    assert (labels["confidence"].astype(float) == 0.75).all()
+    log = pd.read_csv(tmp_path / "out" / "decisions.csv")
+    assert log["at"].str.endswith("Z").all()
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=6), max_size=5))
+def test_texts_are_safe_in_a_spreadsheet_and_come_back(texts: list[str]) -> None:
+    table = pd.DataFrame({"id": pd.Series(texts, dtype=object), "number": -1.5})
+    safe = spreadsheet_safe(table)
+    assert not any(text.startswith(("=", "+", "-", "@")) for text in safe["id"])
+    assert as_written(safe)["id"].tolist() == texts
+    assert (safe["number"] == -1.5).all()
+
+
+def exported(workspace: Workspace, target: Path, *formats: str) -> Path:
+    chosen = [argument for name in formats for argument in ("--format", name)]
+    sharpeye("export", "run1", target, *chosen, "--workspace", workspace.root, "--json")
+    return target
+
+
+def test_label_studio_there_and_back(reviewed: Workspace, tmp_path: Path) -> None:
+    file = exported(reviewed, tmp_path / "out", "label-studio") / "label_studio.json"
+    tasks = json.loads(file.read_text())
+    assert [task["data"]["id"] for task in tasks] == ["ant/0.png", "ant/1.png", "bee/0.png", "bee/1.png"]
+    assert tasks[0]["data"]["image"] == "/data/local-files/?d=data/ant/0.png"
+    assert tasks[0]["predictions"][0]["result"][0]["value"] == {"choices": ["bee"]}
+    assert ["annotations" in task for task in tasks] == [False, True, True, False]
+    # As Label Studio exports it, after two people annotated two tasks; one more task was skipped.
+    for task, label, person in ((tasks[0], "bee", "ann@x.org"), (tasks[3], "ant", "bob@x.org")):
+        result = tasks[1]["annotations"][0]["result"][0] | {"value": {"choices": [label]}, "id": "r"}
+        task["annotations"] = [{"id": 7, "completed_by": {"id": 1, "email": person}, "result": [result]}]
+    tasks[1]["annotations"] = [{"completed_by": 1, "was_cancelled": True, "result": []}]
+    del tasks[2]["annotations"]
+    (tmp_path / "annotated.json").write_text(json.dumps(tasks))
+    assert sharpeye(
+        "import", "run1", tmp_path / "annotated.json", "--workspace", reviewed.root, "--json"
+    ) == {"actions": 2}
+    with store.store(reviewed) as connection:
+        made = current_decisions(connection, "d").set_index("image")
+    assert made.loc["ant/0.png", ["verdict", "to_label", "who"]].tolist() == ["accept", "bee", "ann@x.org"]
+    assert made.loc["bee/1.png", ["verdict", "to_label", "who"]].tolist() == ["relabel", "ant", "bob@x.org"]
+    assert made.loc["ant/1.png", "who"] == "me"
+
+
+def test_label_studios_own_package_takes_the_tasks(reviewed: Workspace, tmp_path: Path) -> None:
+    interface = pytest.importorskip("label_studio_sdk.label_interface")
+    file = exported(reviewed, tmp_path / "out", "label-studio") / "label_studio.json"
+    config = interface.LabelInterface(
+        '<View><Image name="image" value="$image"/><Choices name="label" toName="image">'
+        '<Choice value="ant"/><Choice value="bee"/></Choices></View>'
+    )
+    for task in json.loads(file.read_text()):
+        assert config.validate_task({"data": task["data"]})
+        assert all(config.validate_prediction(one) for one in task["predictions"])
+        assert all(config.validate_annotation(one) for one in task.get("annotations", []))
+
+
+@pytest.mark.parametrize(("name", "file"), [("cvat", "cvat.xml"), ("coco", "coco.json")])
+def test_annotations_there_and_back(reviewed: Workspace, tmp_path: Path, name: str, file: str) -> None:
+    written = exported(reviewed, tmp_path / "out", name) / file
+    table, notes = read_annotations(written)
+    assert dict(zip(table["path"], table["label"], strict=True)) == {
+        "ant/0.png": "ant",
+        "ant/1.png": "bee",
+        "bee/0.png": "bee",
+        "bee/1.png": "bee",
+    }
+    assert notes == ()
+    # The file is a training source, too.
+    options = SourceOptions(image_root=str(tmp_path / "data"))
+    images = ingest(open_source(parse_source(str(written)), options), tmp_path / "cache", 8)
+    assert images.class_counts().tolist() == [1, 3]
+    changed = written.read_text()
+    if name == "cvat":
+        changed = changed.replace('<tag label="ant"', '<tag label="bee"')
+    else:
+        changed = changed.replace('"category_id": 1', '"category_id": 2')
+    (tmp_path / file).write_text(changed)
+    sharpeye("import", "run1", tmp_path / file, "--workspace", reviewed.root, "--json")
+    with store.store(reviewed) as connection:
+        made = current_decisions(connection, "d").set_index("image")
+    assert made["to_label"].to_dict() == dict.fromkeys(table["path"], "bee")
+    assert made.loc["ant/0.png", "who"] == Path(file).stem
+
+
+def test_cleanlabs_columns(reviewed: Workspace, tmp_path: Path) -> None:
+    datalab = pytest.importorskip("cleanlab.datalab.internal.issue_manager.label")
+    issues = pd.read_csv(exported(reviewed, tmp_path / "out", "cleanlab") / "cleanlab.csv")
+    manager = datalab.LabelIssueManager
+    assert {f"is_{manager.issue_name}_issue", manager.issue_score_key, "given_label", "predicted_label"} <= {
+        *issues.columns
+    }
+    assert (issues["label_score"] == 0.75).all()
+    assert not issues["is_label_issue"].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", "{", "not readable"),
+        ("a.json", "[1]", "neither JSON of Label Studio or COCO nor CVAT's XML"),
+        ("a.json", "{}", "neither JSON of Label Studio or COCO nor CVAT's XML"),
+        ("a.json", "[]", "no image in it has a label"),
+        ("a.xml", "<a>", "not readable"),
+        ("a.xml", "<a/>", "neither JSON"),
+        ("a.json", '[{"image": "ant/9.png", "label": "ant"}]', "'ant/9.png' is no image of run run1"),
+        ("a.json", '[{"image": "ant/0.png", "label": "dog"}]', "ant/0.png: 'dog' is no class of run run1"),
+    ],
+)
+def test_what_are_no_annotations_of_a_run(
+    reviewed: Workspace, tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with store.store(reviewed) as connection, pytest.raises(InputError, match=re.escape(message)):
+        import_log(connection, reviewed, store.get_run(connection, "run1"), tmp_path / name)
 
 
 def test_labels_before_there_are_scores(reviewed: Workspace) -> None:

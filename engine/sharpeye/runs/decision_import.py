@@ -1,0 +1,98 @@
+"""Decisions that come from a file: the log of an export, or the annotations of another tool."""
+
+import sqlite3
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from sharpeye.data.annotations import read_annotations
+from sharpeye.data.tables import ANNOTATION_SUFFIXES, kind_of
+from sharpeye.errors import InputError
+from sharpeye.runs.decisions import Decision, decide, write_log
+from sharpeye.runs.result import read_result
+from sharpeye.runs.scores import read_scores
+from sharpeye.runs.spreadsheets import as_written
+from sharpeye.runs.store import RunRow, dataset_source
+from sharpeye.runs.workspace import Workspace
+
+EPOCH = pd.Timestamp("1970-01-01", tz="UTC")
+# The year 2200, well within what a timestamp holds.
+LATEST = 7.26e9
+LOG_TYPES: dict[str, type[float] | type[str] | Literal["Int64"]] = {
+    "seq": "Int64",
+    "target": "Int64",
+    **dict.fromkeys(("at", "who", "run", "kind", "image", "verdict", "from_label", "to_label"), str),
+}
+
+
+def import_log(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, path: Path) -> int:
+    """Append a decisions.csv that an export wrote to the log of a run's dataset; or decide as the annotations
+    of another tool say (see `sharpeye.data.annotations`).
+
+    Returns how many actions were added.
+
+    Raises:
+        InputError: the run has no scores yet, or the file is missing, no decision log, or gives a label that
+            is no class of the run; nothing is added.
+    """
+    if kind_of(path) in ANNOTATION_SUFFIXES:
+        return _import_annotations(connection, workspace, row, path)
+    try:
+        # Only an empty field is missing: a class may well be called None or NA.
+        log = pd.read_csv(path, dtype=LOG_TYPES, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable decision log ({error})") from error
+    missing = LOG_TYPES.keys() - set(log.columns)
+    if missing:
+        raise InputError(f"{path}: not a decision log, it has no column {', '.join(sorted(missing))}")
+    log = as_written(log)
+    for column in ("seq", "at", "who", "run", "kind"):
+        if log[column].isna().any():
+            raise InputError(f"{path}, row {int(log[column].isna().argmax()) + 1}: {column} is empty")
+    log["at"] = _seconds(path, log["at"])
+    classes = read_result(workspace.run(row.id)).classes_in_order
+    unknown = log["to_label"].notna() & ~log["to_label"].isin(classes)
+    if unknown.any():
+        at = int(unknown.argmax())
+        raise InputError(f"{path}, row {at + 1}: {log['to_label'].iloc[at]!r} is no class of run {row.id}")
+    return write_log(connection, row.dataset, log)
+
+
+def _import_annotations(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, path: Path) -> int:
+    """One action a person: their labels, as accepted, kept or chosen ones."""
+    classes = read_result(workspace.run(row.id)).classes_in_order
+    scores = read_scores(workspace.run(row.id).scores, ["id", "given_label", "suggested_label"]).astype(
+        object
+    )
+    known = scores.set_index("id")
+    folder = Path(dataset_source(connection, row.dataset)[0]).name
+    annotated, _ = read_annotations(path)
+    decisions: dict[str, list[Decision]] = {}
+    for image, label, who in annotated.itertuples(index=False):
+        inside = image.removeprefix(f"{folder}/")
+        name = next((one for one in (image, inside) if one in known.index), None)
+        if name is None:
+            raise InputError(f"{path}: {image!r} is no image of run {row.id}")
+        if label not in classes:
+            raise InputError(f"{path}, {image}: {label!r} is no class of run {row.id}")
+        given, suggested = known.loc[name]
+        verdict = "keep" if label == given else "accept" if label == suggested else "relabel"
+        decisions.setdefault(who or path.stem, []).append(Decision(name, verdict, given, label))
+    for who, made in decisions.items():
+        decide(connection, row.dataset, row.id, who, made)
+    return len(decisions)
+
+
+def _seconds(path: Path, times: "pd.Series[str]") -> np.ndarray:
+    """Seconds since 1970 of times in ISO 8601, or in seconds as earlier versions wrote them."""
+    seconds = pd.to_numeric(times, errors="coerce").to_numpy(dtype=float, copy=True)
+    written = pd.to_datetime(times.where(np.isnan(seconds)), utc=True, errors="coerce", format="ISO8601")
+    known = written.notna().to_numpy()
+    seconds[known] = (written[known] - EPOCH) / pd.Timedelta(seconds=1)
+    bad = ~((seconds >= 0) & (seconds < LATEST))
+    if bad.any():
+        at = int(bad.argmax())
+        raise InputError(f"{path}, row {at + 1}: at is no time: {times.iloc[at]!r}")
+    return seconds
