@@ -75,6 +75,8 @@ SETTINGS = {
     "browser.gatherUsageStats": False,
     "server.fileWatcherType": "none",
     "server.showEmailPrompt": False,
+    # In MB; an upload is in memory while it comes in.
+    "server.maxUploadSize": 2000,
     "client.toolbarMode": "minimal",
     "logger.level": "warning",
     # Under `theme` itself, a colour would make everybody's theme the light one.

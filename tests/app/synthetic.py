@@ -55,6 +55,7 @@ def synthetic_workspace(folder: Path, images: int, seed: int = 0) -> tuple[Works
         true_labels=true,
         hashes=np.full(images, "", dtype=object),
         rows=np.arange(images) % len(pictures),
+        trusted=np.full(images, -1),
     )
     beliefs = _beliefs(true, given, rng)
     run = "5e6e7a11c0de"

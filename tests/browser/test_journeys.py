@@ -2,6 +2,7 @@
 
 import re
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def choose(page: Page, label: str, option: str) -> None:
 
 def inspect_folder(page: Page, app: App, train: Path, split: str, check: Path | None = None) -> None:
     page.goto(app.url)
-    choose(page, "Source", "Folder of class folders")
+    choose(page, "Source", "Files on this machine")
     page.get_by_role("textbox", name="Training images").fill(str(train))
     page.get_by_text(split).click()
     if check is not None:
@@ -381,6 +382,42 @@ def test_the_lesson_computes_its_own_numbers(page: Page, workspace: Workspace) -
             "erm-0",
             "lpf-sgd-0.2",
         ]
+
+
+def test_a_table_is_shown_before_it_is_read_and_an_archive_can_be_sent(
+    page: Page, workspace: Workspace, tmp_path: Path, make_folder: Callable[..., Path]
+) -> None:
+    root = make_folder("photos", 4)
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    table = pd.DataFrame({"picture": files, "kind": [name.split("/")[0] for name in files]})
+    table.to_csv(root / "list.csv", index=False, sep=";")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as packed:
+        for name in files:
+            packed.write(root / name, name)
+    with served(workspace.root) as app:
+        page.goto(app.url)
+        choose(page, "Source", "Files on this machine")
+        # As a file manager copies it.
+        page.get_by_role("textbox", name="Training images").fill(f'"{root}"')
+        page.get_by_role("textbox", name="Training images").press("Enter")
+        page.get_by_role("button", name="Browse").click()
+        page.get_by_role("button", name="list.csv").click()
+        expect(page.get_by_role("textbox", name="Training images")).to_have_value(str(root / "list.csv"))
+        choose(page, "Label column", "kind")
+        choose(page, "Image path column", "picture")
+        page.get_by_role("button", name="Inspect", exact=True).click()
+        expect(
+            page.get_by_text("Images per class").or_(page.get_by_text("12", exact=True)).first
+        ).to_be_visible(timeout=60_000)
+        choose(page, "Source", "Upload")
+        page.locator("input[type=file]").set_input_files(str(tmp_path / "photos.zip"))
+        expect(page.get_by_text("photos.zip")).to_be_visible()
+        expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+        page.get_by_role("button", name="Inspect", exact=True).click()
+        page.get_by_role("button", name="photos.zip · no clean split").wait_for(timeout=60_000)
+        page.get_by_role("link", name="Go to Run, without a clean split").wait_for(timeout=60_000)
+    [kept] = (workspace.root / "uploads").glob("*/photos.zip")
+    assert kept.read_bytes() == (tmp_path / "photos.zip").read_bytes()
 
 
 def test_bad_input_is_said_where_it_is_typed(page: Page, workspace: Workspace, tmp_path: Path) -> None:

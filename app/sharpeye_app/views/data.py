@@ -7,7 +7,7 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from sharpeye.config import DEMO_METHODS, RunConfig, RunOptions, digest
+from sharpeye.config import RunConfig, digest
 from sharpeye.data.findings import CONFLICT, FINDINGS
 from sharpeye.files import replacing
 from sharpeye.runs.inspection import Inspection, inspections, read_inspection, start_inspection
@@ -16,39 +16,8 @@ from sharpeye_app import data_plots
 from sharpeye_app.parts import plain
 from sharpeye_app.pictures import picture_grid, picture_tag
 from sharpeye_app.readers import workspace
+from sharpeye_app.source_form import ask_source
 
-SOURCES = {
-    "demo": "Demo",
-    "folder": "Folder of class folders",
-    "manifest": "CSV or Parquet manifest",
-    "parquet": "Parquet with image bytes",
-    "torchvision": "torchvision dataset",
-    "cifar-n": "CIFAR-10N / 100N",
-}
-EXPLAINED = {
-    "demo": "6,000 Fashion-MNIST images; a fifth of the labels are wrong, on purpose. 1,500 more are the "
-    "clean "
-    "validation split.",
-    "folder": "One folder a class, with its images in it: `photos/cat/1.jpg`. Or `train/` and `validation/` "
-    "folders of "
-    "these.",
-    "manifest": "A table with the columns `path` (relative to the file) and `label`; optionally `true_label` "
-    "and "
-    "`split`.",
-    "parquet": "Hugging Face's layout: an image column with bytes, and a label column; optionally "
-    "`true_label` and "
-    "`split`.",
-    "torchvision": "Any classification data set of torchvision by its class name, such as `CIFAR10`. "
-    "Downloaded where "
-    "possible.",
-    "cifar-n": "torchvision's CIFAR with the official file of human labels beside it.",
-}
-CHECKED = (
-    "Another source of clean images",
-    "A share of the training labels can be trusted",
-    "Its own split",
-    "None: judge every image by the others",
-)
 CONFIRM_COLUMNS = 4
 STAGES = {
     "start": "Reading the source",
@@ -56,82 +25,6 @@ STAGES = {
     "compare pictures": "Comparing pictures",
     "measure speed": "Measuring the speed",
 }
-
-
-def ask_source() -> RunConfig | None:
-    """The form of a source; a configuration when it is sent."""
-    kind = st.selectbox(
-        "Source", list(SOURCES), format_func=SOURCES.__getitem__, key="kind", bind="query-params"
-    )
-    st.caption(EXPLAINED[kind])
-    if kind == "demo":
-        demo = RunConfig.of("demo", validation="demo", methods=DEMO_METHODS)
-        return demo if st.button("Inspect", type="primary") else None
-    options = RunOptions()
-    if kind in ("torchvision", "cifar-n"):
-        choices = ("CIFAR10", "CIFAR100") if kind == "cifar-n" else None
-        name = (
-            st.selectbox("Dataset", choices) if choices else st.text_input("Dataset", placeholder="CIFAR10")
-        )
-        train = f"torchvision:{name.strip()}" if name else ""
-        root = st.text_input("Folder of torchvision's files", placeholder="~/.cache/torchvision")
-        options["torchvision_root"] = _typed(root)
-        if kind == "cifar-n":
-            human = st.text_input("File of human labels", placeholder="/data/CIFAR-10_human.pt")
-            options["human_labels"] = _typed(human)
-            usual = "worse_label" if name == "CIFAR10" else "noisy_label"
-            options["label_column"] = _typed(st.text_input("Which labels", usual))
-        validation, how = None, CHECKED[2]
-    else:
-        train = st.text_input(
-            "Training images",
-            placeholder="/data/photos"
-            if kind == "folder"
-            else f"/data/train.{'csv' if kind == 'manifest' else 'parquet'}",
-        )
-        if kind != "folder":
-            first, second = st.columns(2)
-            options["label_column"] = _typed(first.text_input("Label column", placeholder="label"))
-            true_labels = second.text_input(
-                "True label column", placeholder="none", help="Only to measure quality; no method reads it"
-            )
-            options["true_label_column"] = _typed(true_labels)
-        how = st.radio("Clean validation split", CHECKED, index=len(CHECKED) - 1)
-        if how == CHECKED[3]:
-            st.caption(
-                "Sharpeye then judges every image by a model that learned from the others. It finds "
-                "scattered errors nearly as well, but cannot see where a class is mislabelled as a whole."
-            )
-        validation = None
-        if how == CHECKED[0]:
-            validation = (
-                st.text_input(
-                    "Clean images",
-                    placeholder="/data/checked",
-                    help="Its labels are trusted. It should cover every class.",
-                )
-                or None
-            )
-        elif how == CHECKED[1]:
-            validation = f"share:{st.slider('Share to trust, in percent', 1, 50, 10) / 100:g}"
-        elif how == CHECKED[2]:
-            validation = "split"
-    limit = st.number_input("Use at most this many images", 1, None, None, placeholder="all")
-    if not st.button("Inspect", type="primary"):
-        return None
-    if not train.strip():
-        st.error("Say where the training images are.")
-        return None
-    if how == CHECKED[0] and validation is None:
-        st.error("Say where the clean images are, or choose another kind of validation split.")
-        return None
-    options["validation"] = _typed(validation)
-    options["limit"] = int(limit) if limit else None
-    return RunConfig.of(train.strip(), **options)
-
-
-def _typed(text: str | None) -> str | None:
-    return (text or "").strip() or None
 
 
 def show_inspection(key: str, config: RunConfig, inspection: Inspection) -> None:

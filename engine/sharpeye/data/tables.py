@@ -28,6 +28,8 @@ TABLE_SUFFIXES = (
     ".parquet",
     *ANNOTATION_SUFFIXES,
 )
+# What stands for an image where a table is shown.
+PICTURE = "(image)"
 SEPARATORS = (",", ";", "\t", "|")
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "filepath", "image_path", "image")
 LABEL_COLUMNS = ("label", "given_label", "class", "target", "labels", "class_name", "category")
@@ -61,6 +63,25 @@ def read_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     if kind in (".jsonl", ".ndjson"):
         return _json_lines(path, text), notes
     return _separated(path, text, kind), notes
+
+
+def first_rows(path: Path, count: int = 5) -> pd.DataFrame | None:
+    """The first rows of a table, images as a word; None where the file is none.
+
+    Raises:
+        InputError: it is a table, and cannot be read.
+    """
+    kind = kind_of(path)
+    if not kind or not path.is_file():
+        return None
+    if kind != ".parquet":
+        return read_table(path)[0].head(count)
+    try:
+        batch = next(pq.ParquetFile(path).iter_batches(count), None)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+    rows = pd.DataFrame([] if batch is None else batch.to_pylist(), dtype=object)
+    return rows.map(lambda value: PICTURE if isinstance(value, bytes | dict) else value)
 
 
 def _text(path: Path) -> tuple[str, tuple[str, ...]]:

@@ -74,6 +74,11 @@ class Workspace:
         return self.trusted / f"{key}.csv"
 
     @property
+    def uploads(self) -> Path:
+        """Files that came from a browser, a folder for each set of them."""
+        return self.root / "uploads"
+
+    @property
     def inspections(self) -> Path:
         return self.root / "inspections"
 
