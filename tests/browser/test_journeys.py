@@ -406,16 +406,14 @@ def test_a_table_is_shown_before_it_is_read_and_an_archive_can_be_sent(
         choose(page, "Label column", "kind")
         choose(page, "Image path column", "picture")
         page.get_by_role("button", name="Inspect", exact=True).click()
-        expect(
-            page.get_by_text("Images per class").or_(page.get_by_text("12", exact=True)).first
-        ).to_be_visible(timeout=60_000)
+        page.get_by_role("link", name="Go to Run, without a clean split").wait_for(timeout=120_000)
+        expect(page.get_by_test_id("stMetricValue").first).to_have_text("12")
         choose(page, "Source", "Upload")
         page.locator("input[type=file]").set_input_files(str(tmp_path / "photos.zip"))
         expect(page.get_by_text("photos.zip")).to_be_visible()
         expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
         page.get_by_role("button", name="Inspect", exact=True).click()
-        page.get_by_role("button", name="photos.zip · no clean split").wait_for(timeout=60_000)
-        page.get_by_role("link", name="Go to Run, without a clean split").wait_for(timeout=60_000)
+        page.get_by_role("button", name="photos.zip · no clean split").wait_for()
     [kept] = (workspace.root / "uploads").glob("*/photos.zip")
     assert kept.read_bytes() == (tmp_path / "photos.zip").read_bytes()
 

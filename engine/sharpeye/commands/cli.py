@@ -59,7 +59,7 @@ def _defaults_from_toml(ctx: click.Context, param: click.Parameter, path: str | 
         return None
     try:
         values = tomllib.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--config {path}: {error}") from error
     known: dict[str, str] = {}
     for parameter in ctx.command.params:
@@ -72,7 +72,11 @@ def _defaults_from_toml(ctx: click.Context, param: click.Parameter, path: str | 
                 f"--config {path}: unknown key {key!r}; the keys are the options of `sharpeye "
                 f"{ctx.info_name}`"
             )
-        defaults[known[key.replace("-", "_")]] = ",".join(value) if isinstance(value, list) else value
+        words = value if isinstance(value, list) else [value]
+        if not all(isinstance(word, str | int | float) for word in words):
+            raise InputError(f"--config {path}: {key} takes a word, a number or a list of these")
+        typed = ",".join(map(str, value)) if isinstance(value, list) else value
+        defaults[known[key.replace("-", "_")]] = typed
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path
 

@@ -72,7 +72,10 @@ def _label_studio(tasks: list[Any]) -> list[tuple[str, str, str]]:
 
 
 def _image_field(data: dict[str, Any]) -> str:
-    return next(str(data[name]) for name in ("image", "img", "url", "path", "file") if name in data)
+    names = [name for name in ("image", "img", "url", "path", "file") if name in data]
+    if not names:
+        raise KeyError("image")
+    return str(data[names[0]])
 
 
 def _place(url: str) -> str:

@@ -1,7 +1,6 @@
 """Decoding of single images: safe, 8-bit RGB, square."""
 
 import io
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -205,7 +204,9 @@ def _upright(image: Encoded, least: int) -> Iterator[tuple[Image.Image, tuple[in
                 turned = (opened.width < opened.height) != (full[0] < full[1])
                 whole, conversions = _to_rgb(opened)
                 yield whole, full[::-1] if turned else full, conversions
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, struct.error) as error:
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # decoders raise many kinds
         raise BadImage(f"truncated or corrupt image ({error})") from error
 
 
@@ -299,7 +300,9 @@ def open_image(image: Encoded) -> Image.Image:
         return Image.open(image if isinstance(image, Path) else io.BytesIO(image), formats=formats)
     except UnidentifiedImageError as error:
         raise BadImage(f"not an image of a known format ({', '.join(formats)})") from error
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, struct.error) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many kinds
         raise BadImage(f"unreadable image ({error})") from error
 
 

@@ -3,6 +3,7 @@ and the files of annotation tools."""
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -93,7 +94,7 @@ def _text(path: Path) -> tuple[str, tuple[str, ...]]:
         else:
             with path.open("rb") as file:
                 content = file.read(TEXT_BYTES + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a readable file ({error})") from error
     if len(content) > TEXT_BYTES:
         raise InputError(f"{path}: more than {TEXT_BYTES:,} bytes of text; give the table as Parquet")

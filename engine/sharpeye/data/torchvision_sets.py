@@ -126,9 +126,8 @@ def read_human_labels(path: Path, column: str | None) -> np.ndarray:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a file it does not trust or cannot read
-        reason = next(
-            (line for line in str(error).splitlines() if "Unsupported" in line), str(error).splitlines()[0]
-        ).strip()
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = next((line for line in lines if "Unsupported" in line), lines[0]).strip()
         raise InputError(f"{path}: refused, not a plain file of label arrays ({reason})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a dictionary of label arrays, found {type(content).__name__}")
@@ -137,4 +136,10 @@ def read_human_labels(path: Path, column: str | None) -> np.ndarray:
         raise InputError(
             f"{path}: choose --label-column from: {names}" + (f" (not {column!r})" if column else "")
         )
-    return np.asarray(content[column]).astype(np.int64).reshape(-1)
+    try:
+        labels = np.asarray(content[column], dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {column} holds no numbers ({error})") from error
+    if not np.isfinite(labels).all() or (labels != labels.round()).any():
+        raise InputError(f"{path}: {column} holds numbers that are no classes")
+    return labels.astype(np.int64)

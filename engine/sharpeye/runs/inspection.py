@@ -143,12 +143,12 @@ def inspect(
     from sharpeye.data.findings import CONFLICT, duplicate_findings, picture_findings
     from sharpeye.data.load import (
         fitted,
-        lacks_validation,
         load_splits,
         open_training,
         open_validation,
     )
     from sharpeye.data.near_duplicates import groups_of, near_duplicate_pairs
+    from sharpeye.specs import NoValidation
     from sharpeye.training.models import input_size
 
     def report(done: int, total: int) -> None:
@@ -163,7 +163,7 @@ def inspect(
     chosen = fitted(config, source, natural)
     size = None if chosen.on_features else input_size(chosen, natural)
     warnings: list[str] = []
-    if lacks_validation(data, source):
+    if isinstance(chosen.data.validation, NoValidation):
         training, validation = read(source, data.limit), None
     else:
         sources = source, open_validation(data, source)
