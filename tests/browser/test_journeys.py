@@ -408,6 +408,7 @@ def test_a_table_is_shown_before_it_is_read_and_an_archive_can_be_sent(
         page.get_by_role("button", name="Inspect", exact=True).click()
         page.get_by_role("link", name="Go to Run, without a clean split").wait_for(timeout=120_000)
         expect(page.get_by_test_id("stMetricValue").first).to_have_text("12")
+        page.goto(app.url)
         choose(page, "Source", "Upload")
         page.locator("input[type=file]").set_input_files(str(tmp_path / "photos.zip"))
         expect(page.get_by_text("photos.zip")).to_be_visible()

@@ -8,11 +8,18 @@ import pandas as pd
 import streamlit as st
 
 from sharpeye.errors import InputError
-from sharpeye.runs.export import EXPORTED_FILES, ExportedFile, export, exported_content
+from sharpeye.runs.export import EXPORTED_FILES, ExportedFile, export, exported_content, peer_content
+from sharpeye.runs.peers import PEERS
 from sharpeye.runs.store import dataset_source, get_run, store
 from sharpeye_app import data_plots
 from sharpeye_app.parts import chosen_review, plain
 from sharpeye_app.readers import workspace
+
+
+def peer_content_of(run: str, name: str) -> bytes:
+    """Content of a download for another tool."""
+    with store(workspace()) as connection:
+        return peer_content(connection, workspace(), get_run(connection, run), name)
 
 
 def content_of(run: str, file: ExportedFile) -> bytes:
@@ -60,6 +67,19 @@ with st.container(horizontal=True):
             file.title,
             partial(content_of, review.run, file),
             file_name=file.name,
+            icon=":material/download:",
+            on_click="ignore",
+        )
+st.caption(
+    "For other tools. Label Studio shows suggestions as predictions, and decided labels as annotations; "
+    "`sharpeye import` brings annotations of Label Studio, CVAT and COCO back as decisions."
+)
+with st.container(horizontal=True):
+    for name, peer in PEERS.items():
+        st.download_button(
+            peer.title,
+            partial(peer_content_of, review.run, name),
+            file_name=peer.file,
             icon=":material/download:",
             on_click="ignore",
         )
