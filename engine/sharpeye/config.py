@@ -35,8 +35,9 @@ DEFAULT_METHODS = (
     "val_loss_posterior",
     "margin",
 )
-# On frozen features the noise posterior ranks better than any influence (see the benchmarks).
-HEAD_METHODS = (
+# On frozen features, and without a clean split, the noise posterior ranks better than any influence (see the
+# benchmarks).
+POSTERIOR_FIRST = (
     "val_loss_posterior",
     "fvm",
     "fvm_newton",
@@ -227,7 +228,7 @@ class RunConfig:
 
         A model: `small` up to SMALL_LIMIT pixels a side where there is a clean split, else PHOTOGRAPHS.
         Weights: published ones, where the model has any. Tuning: heads on frozen features where the weights
-        are published ones. Methods by the tuning.
+        are published ones. Methods by the tuning and the split.
 
         Args:
             natural_size: the images' own largest side.
@@ -243,7 +244,8 @@ class RunConfig:
         model = fitting if self.model == AUTO else self.model
         weights = self.weights or ("random" if model == SMALL else "pretrained")
         tune = self.tune or ("head" if weights == "pretrained" else "all")
-        methods = self.methods or (HEAD_METHODS if tune == "head" else DEFAULT_METHODS)
+        own = DEFAULT_METHODS if tune == "all" and clean_split else POSTERIOR_FIRST
+        methods = self.methods or own
         return replace(self, model=model, weights=weights, tune=tune, methods=methods)
 
     @property

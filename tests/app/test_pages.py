@@ -15,6 +15,7 @@ from sharpeye.data.findings import CONFLICT, DARK, DUPLICATE
 from sharpeye.runs.decisions import Decision, current_decisions, decide
 from sharpeye.runs.export import EXPORTED_FILES, export, exported_content
 from sharpeye.runs.inspection import InspectedSplit, Inspection
+from sharpeye.runs.peers import PEERS
 from sharpeye.runs.reports import write_report
 from sharpeye.runs.review import Review
 from sharpeye.runs.store import get_run, register_dataset, store
@@ -189,7 +190,8 @@ def test_export_counts_decisions(review: Review) -> None:
 
 def test_export_offers_every_file_that_the_command_writes(review: Review, tmp_path: Path) -> None:
     at = opened("export")
-    assert [button.label for button in at.get("download_button")] == [file.title for file in EXPORTED_FILES]
+    offered = [button.label for button in at.get("download_button")]
+    assert offered == [one.title for one in (*EXPORTED_FILES, *PEERS.values())]
     with store(workspace()) as connection:
         export(connection, workspace(), get_run(connection, review.run), tmp_path / "out", False)
         for file in EXPORTED_FILES:

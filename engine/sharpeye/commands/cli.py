@@ -28,11 +28,11 @@ from sharpeye.config import (
     CURVATURES,
     DEFAULT_METHODS,
     DEMO_METHODS,
-    HEAD_METHODS,
     OPTIMIZERS,
     PACKAGED_BACKBONES,
     PARAMETERS,
     PHOTOGRAPHS,
+    POSTERIOR_FIRST,
     SMALL,
     SMALL_LIMIT,
     TORCHVISION_BACKBONES,
@@ -153,8 +153,8 @@ def main() -> None:
     "--method",
     "methods",
     metavar="A,B,…",
-    help=f"Methods; the first ranks the images.  [default: {','.join(DEFAULT_METHODS)}; with --tune head "
-    f"{HEAD_METHODS[0]} first]",
+    help=f"Methods; the first ranks the images.  [default: {','.join(DEFAULT_METHODS)}; without a clean "
+    f"split and with --tune head {POSTERIOR_FIRST[0]} first]",
 )
 @click.option(
     "--model",
