@@ -1,7 +1,10 @@
 """Start the app on a workspace: python -m sharpeye_app WORKSPACE [--host H] [--port N] [--no-browser]."""
 
+import sys
+
 import click
 
+from sharpeye.errors import InputError
 from sharpeye_app.server import serve
 
 
@@ -12,7 +15,11 @@ from sharpeye_app.server import serve
 @click.option("--browser/--no-browser", default=True)
 def main(workspace: str, host: str, port: int | None, browser: bool) -> None:
     """Serve the app until interrupted."""
-    serve(workspace, host, port, browser)
+    try:
+        serve(workspace, host, port, browser)
+    except InputError as error:
+        click.echo(f"sharpeye: {error}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

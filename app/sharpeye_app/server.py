@@ -37,10 +37,10 @@ def serve(workspace: str, host: str, port: int | None, browser: bool) -> None:
     ensure_supervisor(folder)
     os.environ[WORKSPACE_VARIABLE] = str(folder.root)
     chosen = free_port(host, port)
-    shown = "127.0.0.1" if host in EVERYWHERE else host
+    shown = "127.0.0.1" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
     click.echo(f"Sharpeye is at http://{shown}:{chosen} (Ctrl-C ends the app; runs go on)", err=True)
     # A page elsewhere must not reach the app through a name that it lets resolve to this machine.
-    hosts = ["*"] if host in EVERYWHERE else ["127.0.0.1", "localhost", host]
+    hosts = ["*"] if host in EVERYWHERE else ["127.0.0.1", "localhost", shown]
     app = st.App(
         Path(__file__).with_name("main.py"),
         routes=ROUTES,
@@ -57,9 +57,13 @@ def free_port(host: str, port: int | None) -> int:
     Raises:
         InputError: none is free.
     """
+    try:
+        family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+    except OSError as error:
+        raise InputError(f"--host {host}: no address of this machine ({error.strerror})") from error
     tried = range(FIRST_PORT, FIRST_PORT + PORTS_TRIED) if port is None else [port]
     for candidate in tried:
-        with socket.socket() as probe:
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, candidate))

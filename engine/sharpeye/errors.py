@@ -3,7 +3,13 @@
 And what tells that memory ran out.
 """
 
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to map segment",
+)
 
 
 class InputError(Exception):

@@ -1,5 +1,8 @@
 """The command line: a thin client of the store and the supervisor."""
 
+import errno
+import io
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -45,12 +48,25 @@ from sharpeye.errors import InputError
 class InputErrorsExit2(click.Group):
     """A group whose commands end with one clear line and exit code 2 on bad input."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        # A terminal that lacks a character shows another one in its place.
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except InputError as error:
             click.echo(f"sharpeye: {error}", err=True)
             ctx.exit(2)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT):
+                raise
+            where = f" {error.filename}" if error.filename else ""
+            click.echo(f"sharpeye: cannot write{where} ({error.strerror})", err=True)
+            ctx.exit(1)
 
 
 def _defaults_from_toml(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:

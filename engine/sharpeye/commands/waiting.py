@@ -34,10 +34,19 @@ def start_app(workspace: str, host: str, port: int | None, browser: bool) -> Non
 def print_result(run: Run, as_json: bool) -> None:
     """Show a run's progress until it ends, then its result."""
     result = result_of(run)
-    if as_json:
-        click.echo(msgspec.json.encode(result).decode())
-    else:
-        _print_result(run, result)
+    try:
+        if as_json:
+            click.echo(msgspec.json.encode(result).decode())
+        else:
+            _print_result(run, result)
+        sys.stdout.flush()
+    except OSError as error:
+        # The run succeeded all the same. Python would try to write the rest again when it exits.
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+        click.echo(
+            f"sharpeye: cannot write the result ({error.strerror}); `sharpeye status {run.id}` shows the run",
+            err=True,
+        )
 
 
 def result_of(run: Run) -> "RunResult":

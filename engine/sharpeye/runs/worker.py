@@ -70,6 +70,8 @@ def sentence(error: BaseException, workspace: Workspace) -> str:
         return text
     if is_disk_full(error):
         return f"The disk of {workspace.root} is full: make room there, then resume the run."
+    if is_out_of_memory(error) and isinstance(error, ImportError):
+        return "There is too little memory to load PyTorch: free some, then resume the run."
     if is_out_of_memory(error):
         return (
             "Memory ran out even with small batches: use a smaller --image-size, --model or --parameters, or "

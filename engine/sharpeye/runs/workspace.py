@@ -1,5 +1,7 @@
 """The workspace on disk: every path of it is decided here."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,7 +214,10 @@ def open_workspace(folder: str) -> Workspace:
         InputError: it cannot be written, or lies on a network file system, where SQLite's write-ahead log is
             unsafe.
     """
-    root = Path(folder).expanduser().resolve()
+    try:
+        root = Path(folder).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"--workspace {folder}: is no folder ({error})") from error
     kind = _file_system(root)
     if kind.startswith(NETWORK_FILE_SYSTEMS):
         raise InputError(
@@ -224,6 +229,8 @@ def open_workspace(folder: str) -> Workspace:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--workspace {root}: cannot be made ({error.strerror})") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise InputError(f"--workspace {root}: cannot be written to; choose another folder")
     keep_reserve(workspace)
     return workspace
 
@@ -243,7 +250,8 @@ def keep_reserve(workspace: Workspace) -> None:
         try:
             workspace.reserve.write_bytes(bytes(RESERVE_BYTES))
         except OSError:
-            workspace.reserve.unlink(missing_ok=True)
+            with suppress(OSError):
+                workspace.reserve.unlink(missing_ok=True)
 
 
 def _file_system(path: Path) -> str:
