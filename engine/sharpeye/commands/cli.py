@@ -24,6 +24,7 @@ from sharpeye.commands.options import (
     method_names,
     workspace_option,
 )
+from sharpeye.commands.score import score
 from sharpeye.commands.waiting import print_result, start_app
 from sharpeye.config import (
     AUTO,
@@ -295,7 +296,7 @@ def demo(
         start_app(workspace, host, port, browser)
 
 
-for command in (*COMMANDS, bench):
+for command in (*COMMANDS, score, bench):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def evaluate_folds(
     inputs = _evaluation_inputs(context, kind, training, validation)
 
     def compute(inputs: HeadEvaluationInputs, execution: Execution) -> Evaluation:
-        return _evaluated(_heads(context, inputs.heads), inputs, kind, execution)
+        return evaluated_folds(_heads(context, inputs.heads), inputs, kind, execution)
 
     evaluation = cached(context, "fold-evaluation", inputs, compute, save_evaluation, load_evaluation)
     evaluation = replace(evaluation, features=feature_rows(training))
@@ -125,7 +125,7 @@ def _heads(context: RunContext, inputs: HeadInputs) -> Heads:
     def load(path: Path) -> Heads:
         return _load_heads(path, context.execution.device)
 
-    return cached(context, "heads", inputs, _fit_heads, _save_heads, load)
+    return cached(context, "heads", inputs, fit_heads, _save_heads, load)
 
 
 def assign_folds(labels: np.ndarray, hashes: np.ndarray, seed: int, count: int = FOLDS) -> np.ndarray:
@@ -142,7 +142,7 @@ def assign_folds(labels: np.ndarray, hashes: np.ndarray, seed: int, count: int =
     return fold[copy_of]
 
 
-def _fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
+def fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
     """Heads on the given labels first, then on the beliefs that these heads lead to."""
     training, validation, device = inputs.training, inputs.validation, execution.device
     class_count, count = len(training.class_names), len(training)
@@ -233,7 +233,9 @@ def flattened(
     return replace(head, weight=model.head.weight.detach(), bias=model.head.bias.detach())
 
 
-def _evaluated(heads: Heads, inputs: HeadEvaluationInputs, kind: str, execution: Execution) -> Evaluation:
+def evaluated_folds(
+    heads: Heads, inputs: HeadEvaluationInputs, kind: str, execution: Execution
+) -> Evaluation:
     """The training set, each image by the head of its fold, in the order of the training set."""
     training, validation = inputs.heads.training, inputs.heads.validation
     parts, order, done = [], [], 0
