@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from sharpeye.data.folders import ARCHIVE_SUFFIXES
+from sharpeye.data.archives import ARCHIVE_SUFFIXES
 from sharpeye.data.images import SUFFIXES
 from sharpeye.data.tables import kind_of
 from sharpeye.errors import InputError

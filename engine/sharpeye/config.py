@@ -18,7 +18,7 @@ OPTIMIZERS = ("lpf-sgd", "sam", "erm")
 PARAMETERS = ("head", "last-block", "all")
 NAMED_WEIGHTS = ("random", "pretrained")
 # Of other tools, see `sharpeye.runs.peers`.
-EXPORT_FORMATS = ("label-studio", "cvat", "coco", "cleanlab")
+EXPORT_FORMATS = ("label-studio", "cvat", "coco", "cleanlab", "hugging-face")
 CURVATURES = ("kfac", "ekfac", "diagonal", "dense")
 TUNES = ("head", "all")
 # Images up to so many pixels a side are icons to the pre-trained backbones.

@@ -2,13 +2,14 @@
 
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from sharpeye.errors import InputError
-from sharpeye.runs.export import EXPORTED_FILES, ExportedFile, export, exported_content, peer_content
+from sharpeye.runs.export import EXPORTED_FILES, ExportedFile, export, exported_content, write_for_peer
 from sharpeye.runs.peers import PEERS
 from sharpeye.runs.store import dataset_source, get_run, store
 from sharpeye_app import data_plots
@@ -18,8 +19,10 @@ from sharpeye_app.readers import workspace
 
 def peer_content_of(run: str, name: str) -> bytes:
     """Content of a download for another tool."""
-    with store(workspace()) as connection:
-        return peer_content(connection, workspace(), get_run(connection, run), name)
+    with store(workspace()) as connection, TemporaryDirectory() as folder:
+        path = Path(folder) / PEERS[name].file
+        write_for_peer(connection, workspace(), get_run(connection, run), name, path)
+        return path.read_bytes()
 
 
 def content_of(run: str, file: ExportedFile) -> bytes:

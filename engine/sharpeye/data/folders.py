@@ -1,13 +1,9 @@
-"""A folder of class folders, or an archive of one, as a source."""
+"""A folder of class folders as a source."""
 
 import os
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 import numpy as np
 
@@ -16,10 +12,6 @@ from sharpeye.data.layout import Entry, Layout, is_junk, read_layout
 from sharpeye.data.records import Record, Source
 from sharpeye.errors import InputError
 from sharpeye.files import file_stamp
-
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-# Of one file in an archive, once it is unpacked.
-MEMBER_BYTES = 2**28
 
 
 def class_folders(root: Path, follow_links: bool = False) -> Source:
@@ -41,7 +33,7 @@ def class_folders(root: Path, follow_links: bool = False) -> Source:
         yield lambda path: linked(root, root / path, follow_links)
 
     stamp = [follow_links, *((str(entry.path), *file_stamp(root / entry.path)) for entry in layout.entries)]
-    return _source(root, layout, skipped, images, stamp)
+    return tree_source(root, layout, skipped, images, stamp)
 
 
 def linked(root: Path, file: Path, follow_links: bool) -> Encoded:
@@ -81,80 +73,7 @@ def walk(root: Path, follow_links: bool) -> tuple[list[PurePosixPath], list[tupl
     return files, skipped
 
 
-def archive(path: Path) -> Source:
-    """A zip or tar file of class folders, or of splits of these. Nothing is unpacked to the disk.
-
-    Raises:
-        InputError: no readable archive, or there are no images in it.
-    """
-    opened = _zip if path.suffix.lower() == ".zip" else _tar
-    inside: dict[PurePosixPath, str] = {}
-    skipped = []
-    with opened(path) as (names, _):
-        for name in names:
-            member = PurePosixPath(name.replace("\\", "/"))
-            if member.is_absolute() or ".." in member.parts:
-                skipped.append((name, "its name leaves the archive"))
-            else:
-                inside[member] = name
-
-    @contextmanager
-    def images() -> Iterator[Callable[[PurePosixPath], Encoded]]:
-        with opened(path) as (_, read):
-            yield lambda member: read(inside[member])
-
-    return _source(path, read_layout(list(inside)), skipped, images, file_stamp(path))
-
-
-@contextmanager
-def _zip(path: Path) -> Iterator[tuple[list[str], Callable[[str], Encoded]]]:
-    """Names of the files in a zip file, and how to read one; raises InputError where it is none."""
-    try:
-        packed = zipfile.ZipFile(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable zip file ({error})") from error
-
-    def read(name: str) -> Encoded:
-        try:
-            with packed.open(name) as member:
-                return _bounded(member)
-        except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            return Unreadable(f"cannot be unpacked ({error})")
-
-    with packed:
-        yield [info.filename for info in packed.infolist() if not info.is_dir()], read
-
-
-@contextmanager
-def _tar(path: Path) -> Iterator[tuple[list[str], Callable[[str], Encoded]]]:
-    """The same of a tar file."""
-    # Opened here, since tarfile leaves the file open where it is no tar file.
-    with path.open("rb") as file:
-        try:
-            packed = tarfile.open(fileobj=file)  # noqa: SIM115
-            members = {member.name: member for member in packed if member.isfile()}
-        except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
-            raise InputError(f"{path}: not a readable tar file ({error})") from error
-
-        def read(name: str) -> Encoded:
-            try:
-                content = packed.extractfile(members[name])
-                return Unreadable("not a file") if content is None else _bounded(content)
-            except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
-                return Unreadable(f"cannot be unpacked ({error})")
-
-        with packed:
-            yield list(members), read
-
-
-def _bounded(file: IO[bytes]) -> Encoded:
-    content = file.read(MEMBER_BYTES + 1)
-    if len(content) > MEMBER_BYTES:
-        return Unreadable(f"larger than {MEMBER_BYTES:,} bytes once it is unpacked")
-    return content
-
-
-def _source(
+def tree_source(
     root: Path,
     layout: Layout,
     skipped: list[tuple[str, str]],

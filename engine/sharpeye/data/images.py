@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.fft import dctn
 
+from sharpeye.errors import InputError
+
 # The kinds of images that are read, and the suffixes of their files.
 SUFFIXES_OF = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -275,6 +277,26 @@ def _encoded(preview: Image.Image) -> bytes:
     else:
         preview.save(buffer, "JPEG", quality=PREVIEW_QUALITY)
     return buffer.getvalue()
+
+
+def encoded(name: str, image: Encoded) -> bytes:
+    """The file that an image is, as it is; PNG where it is none.
+
+    Raises:
+        InputError: it cannot be read; names it.
+    """
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+    try:
+        if isinstance(image, Path):
+            return image.read_bytes()
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read any more ({error.strerror})") from error
+    raise InputError(f"{name}: {image.reason}")
 
 
 def open_image(image: Encoded) -> Image.Image:

@@ -10,7 +10,8 @@ from typing import assert_never
 import numpy as np
 
 from sharpeye.config import SourceOptions
-from sharpeye.data.folders import ARCHIVE_SUFFIXES, archive, class_folders
+from sharpeye.data.archives import ARCHIVE_SUFFIXES, archive, web_dataset
+from sharpeye.data.folders import class_folders
 from sharpeye.data.image_tables import holds_images, image_table, open_shard
 from sharpeye.data.layout import split_name
 from sharpeye.data.records import Source
@@ -87,14 +88,16 @@ def _folder(root: Path, options: SourceOptions) -> Source:
 
 
 def _many(pattern: str, options: SourceOptions) -> Source:
-    """All Parquet or Arrow files that a pattern names, as one table."""
+    """All Parquet or Arrow files that a pattern names, or all shards of WebDataset, as one source."""
     names = sorted(glob(str(Path(pattern).expanduser()), recursive=True))  # noqa: PTH207
     paths = [Path(name).resolve() for name in names]
     if not paths:
         raise InputError(f"{pattern}: no file matches")
+    if all(path.name.lower().endswith(ARCHIVE_SUFFIXES) for path in paths):
+        return web_dataset(pattern, paths)
     other = next((path for path in paths if path.suffix.lower() not in (".parquet", ".arrow")), None)
     if other:
-        raise InputError(f"{pattern}: only .parquet and .arrow files can be read together, not {other.name}")
+        raise InputError(f"{pattern}: .parquet, .arrow or .tar files can be read together, not {other.name}")
     return _image_files(pattern, paths, options)
 
 

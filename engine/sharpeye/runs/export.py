@@ -5,7 +5,7 @@ import itertools
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,9 @@ import pandas as pd
 
 from sharpeye.data.dataset import measures_of, open_dataset
 from sharpeye.data.folders import linked, walk
+from sharpeye.data.images import encoded
 from sharpeye.data.layout import read_layout
+from sharpeye.data.load import open_training
 from sharpeye.data.splits import listed_labels
 from sharpeye.data.tables import read_parquet_schema
 from sharpeye.errors import InputError
@@ -168,20 +170,40 @@ def export(
         with replacing(target / file.name) as temporary:
             temporary.write_bytes(file.content(tables[file.table]))
     for name in formats:
-        with replacing(target / PEERS[name].file) as temporary:
-            temporary.write_bytes(peer_content(connection, workspace, row, name))
+        write_for_peer(connection, workspace, row, name, target / PEERS[name].file)
     return tables["labels"]
 
 
-def peer_content(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, name: str) -> bytes:
-    """The file of a run for another tool, of PEERS; raises InputError where the run has no scores yet."""
-    result = read_result(workspace.run(row.id))
+def write_for_peer(
+    connection: sqlite3.Connection, workspace: Workspace, row: RunRow, name: str, path: Path
+) -> None:
+    """Write the file of a run for another tool, of PEERS.
+
+    Raises:
+        InputError: the run has no scores yet, or an image cannot be read any more.
+    """
+    result, data = read_result(workspace.run(row.id)), row.run_config().data
     labels = cleaned_labels(connection, workspace, row)
     images = open_dataset(workspace.decoded / result.images.training)
     at = pd.Index(images.ids).get_indexer(pd.Index(labels["id"]))
+    # In the order of the source, which then is read once.
+    labels, at = labels.iloc[np.argsort(at)].reset_index(drop=True), np.sort(at)
     sizes = measures_of(images)[["width", "height"]].to_numpy()[at]
     folder = Path(dataset_source(connection, row.dataset)[0]).name
-    return PEERS[name].content(LabeledTable(row.id, result.classes_in_order, labels, folder, sizes))
+    rows = pd.read_parquet(images.folder / "table.parquet", columns=["source_row"])["source_row"].to_numpy()
+
+    def contents() -> Iterator[bytes]:
+        source, wanted = open_training(data), labels["id"].tolist()
+        known = source.read(rows[at]) if rows.max() < source.count else iter(())
+        for name in wanted:
+            record = next(known, None)
+            if record is None or record.id != name:
+                raise InputError(f"{data.train}: its images changed since the run; start it again")
+            yield encoded(name, record.image)
+
+    table = LabeledTable(row.id, result.classes_in_order, labels, folder, sizes, contents)
+    with replacing(path) as temporary:
+        PEERS[name].write(table, temporary)
 
 
 def _columns(path: Path) -> list[str] | None:

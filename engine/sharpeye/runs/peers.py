@@ -1,19 +1,25 @@
 """Cleaned labels in the formats of other tools."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sharpeye.config import EXPORT_FORMATS
+from sharpeye.runs.spreadsheets import spreadsheet_safe
 
 # In Label Studio's labeling configuration.
 CHOICES, IMAGE = "label", "image"
+# Images that are in memory at once; a reader may hold as many.
+ROW_GROUP = 100
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class LabeledTable:
         labels: see `sharpeye.runs.export.cleaned_labels`.
         folder: name of the folder or file that the images are from.
         sizes: width and height of each image, (N, 2).
+        images: reads the images themselves, in the order of the labels, as PNG or as they are.
     """
 
     run: str
@@ -33,9 +40,10 @@ class LabeledTable:
     labels: pd.DataFrame
     folder: str
     sizes: np.ndarray
+    images: Callable[[], Iterator[bytes]]
 
 
-def label_studio(table: LabeledTable) -> bytes:
+def label_studio(table: LabeledTable, path: Path) -> None:
     """Tasks of Label Studio: suggestions as predictions, decided labels as annotations.
 
     Images are found by local storage whose document root is the folder above the images. The labeling
@@ -61,7 +69,7 @@ def label_studio(table: LabeledTable) -> bytes:
         if row["decision"] not in ("", "skip"):
             task["annotations"] = [_choice(row["final_label"])]
         tasks.append(task)
-    return json.dumps(tasks, ensure_ascii=False, indent=1).encode()
+    path.write_text(json.dumps(tasks, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def _choice(label: str) -> dict[str, object]:
@@ -73,7 +81,7 @@ def _number(value: float) -> float | None:
     return None if pd.isna(value) else round(float(value), 6)
 
 
-def cvat(table: LabeledTable) -> bytes:
+def cvat(table: LabeledTable, path: Path) -> None:
     """CVAT's "CVAT for images 1.1": a tag with the final label on each image."""
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
@@ -90,11 +98,10 @@ def cvat(table: LabeledTable) -> bytes:
         source = "manual" if row["decision"] else "file"
         ElementTree.SubElement(image, "tag", label=row["final_label"], source=source)
     ElementTree.indent(root)
-    content: bytes = ElementTree.tostring(root, "utf-8", xml_declaration=True)
-    return content
+    ElementTree.ElementTree(root).write(path, "utf-8", xml_declaration=True)
 
 
-def coco(table: LabeledTable) -> bytes:
+def coco(table: LabeledTable, path: Path) -> None:
     """COCO: one annotation an image, over the whole of it, of the category of the final label."""
     numbers = {name: number for number, name in enumerate(table.classes, 1)}
     images, annotations = [], []
@@ -114,10 +121,10 @@ def coco(table: LabeledTable) -> bytes:
         )
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    return json.dumps(content, ensure_ascii=False).encode()
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def cleanlab(table: LabeledTable) -> bytes:
+def cleanlab(table: LabeledTable, path: Path) -> None:
     """What cleanlab's `Datalab.get_issues("label")` holds, by image id."""
     labels = table.labels
     issues = pd.DataFrame(
@@ -129,16 +136,38 @@ def cleanlab(table: LabeledTable) -> bytes:
             "predicted_label": labels["suggested_label"],
         }
     )
-    return issues.to_csv(index=False).encode()
+    spreadsheet_safe(issues).to_csv(path, index=False)
+
+
+def hugging_face(table: LabeledTable, path: Path) -> None:
+    """Parquet in Hugging Face's layout, as `datasets` reads it: columns image, label (ClassLabel) and id."""
+    numbers = {name: number for number, name in enumerate(table.classes)}
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": list(table.classes), "_type": "ClassLabel"},
+        "id": {"dtype": "string", "_type": "Value"},
+    }
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema(
+        [("image", picture), ("label", pa.int64()), ("id", pa.string())],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    rows = zip(table.images(), table.labels["final_label"], table.labels["id"], strict=True)
+    with pq.ParquetWriter(path, schema) as writer:
+        while some := list(islice(rows, ROW_GROUP)):
+            images = [{"bytes": content, "path": PurePosixPath(name).name} for content, _, name in some]
+            labels, ids = [numbers[label] for _, label, _ in some], [name for _, _, name in some]
+            columns = [pa.array(images, picture), pa.array(labels, pa.int64()), pa.array(ids, pa.string())]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A format of another tool: the name of its file, and what it holds."""
+    """A format of another tool: the name of its file, and what writes it to a path."""
 
     title: str
     file: str
-    content: Callable[[LabeledTable], bytes]
+    write: Callable[[LabeledTable, Path], None]
 
 
 PEERS = dict(
@@ -149,6 +178,7 @@ PEERS = dict(
             Peer("CVAT", "cvat.xml", cvat),
             Peer("COCO", "coco.json", coco),
             Peer("cleanlab", "cleanlab.csv", cleanlab),
+            Peer("Hugging Face", "train.parquet", hugging_face),
         ),
         strict=True,
     )

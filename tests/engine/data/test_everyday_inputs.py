@@ -474,3 +474,23 @@ def test_archives_of_class_folders(make_folder: Folders, tmp_path: Path, kind: s
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"images\..*not a readable"):
         load(path, tmp_path / "cache")
+
+
+def test_shards_of_web_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(2):
+        with tarfile.open(tmp_path / f"shard-{number}.tar", "w") as packed:
+            for row in range(4):
+                for suffix, content in (("png", image_bytes(10 * row)), ("cls", str(row % 2).encode())):
+                    if (number, row, suffix) != (1, 3, "cls"):
+                        member = tarfile.TarInfo(f"{number}{row}.{suffix}")
+                        member.size = len(content)
+                        packed.addfile(member, io.BytesIO(content))
+    one = load(tmp_path / "shard-0.tar", tmp_path / "cache")
+    assert one.labels.tolist() == [0, 1, 0, 1]
+    monkeypatch.chdir(tmp_path)
+    both = load("shard-*.tar", tmp_path / "cache")
+    assert both.ids.tolist()[-1] == "shard-1.tar/12.png"
+    assert both.images[np.arange(7)][:, 0, 0, 0].tolist() == [0, 10, 20, 30, 0, 10, 20]
+    assert both.skipped.to_dict("records") == [
+        {"id": "shard-1.tar/13.png", "reason": "there is no 13.cls beside it"}
+    ]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -39,7 +40,7 @@ def reviewed(tmp_path: Path) -> Workspace:
     workspace = open_workspace(str(tmp_path / "ws"))
     with store.store(workspace) as connection:
         store.register_dataset(connection, "d", str(tmp_path / "data"), {})
-        store.submit(connection, "run1", RunConfig.of("x", methods=("fvm",)), "d")
+        store.submit(connection, "run1", RunConfig.of(str(tmp_path / "data"), methods=("fvm",)), "d")
         finish(workspace, tmp_path / "data", [f"{label}/{name}" for label, name in IMAGES])
         decide(
             connection,
@@ -363,6 +364,33 @@ def test_annotations_there_and_back(reviewed: Workspace, tmp_path: Path, name: s
         made = current_decisions(connection, "d").set_index("image")
     assert made["to_label"].to_dict() == dict.fromkeys(table["path"], "bee")
     assert made.loc["ant/0.png", "who"] == Path(file).stem
+
+
+def test_hugging_face_keeps_images_and_classes(reviewed: Workspace, tmp_path: Path) -> None:
+    file = exported(reviewed, tmp_path / "out", "hugging-face") / "train.parquet"
+    images = ingest(open_source(parse_source(str(file)), SourceOptions()), tmp_path / "cache", 16)
+    assert images.class_names == ("ant", "bee")
+    assert dict(zip(images.ids, images.labels, strict=True)) == {
+        "ant/0.png": 0,
+        "ant/1.png": 1,
+        "bee/0.png": 1,
+        "bee/1.png": 1,
+    }
+    [row] = pq.read_table(file).slice(1, 1).to_pylist()
+    assert row["image"]["bytes"] == (tmp_path / "data" / "ant" / "1.png").read_bytes()
+    (tmp_path / "data" / "ant" / "1.png").unlink()
+    outcome = CliRunner().invoke(
+        main, ["export", "run1", str(tmp_path), "--format", "hugging-face", "--workspace", str(reviewed.root)]
+    )
+    assert outcome.exit_code == 2
+
+
+def test_hugging_faces_own_package_reads_it(reviewed: Workspace, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    file = exported(reviewed, tmp_path / "out", "hugging-face") / "train.parquet"
+    read = datasets.Dataset.from_parquet(str(file))
+    assert read.features["label"].names == ["ant", "bee"]
+    assert read[1]["image"].size == (16, 16)
 
 
 def test_cleanlabs_columns(reviewed: Workspace, tmp_path: Path) -> None:
