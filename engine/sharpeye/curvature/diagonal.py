@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sharpeye.curvature.base import GradientBatches, State, absolute_damping, gram, squared_norms
-from sharpeye.curvature.gradients import Gradients
+from sharpeye.curvature.gradients import Gradients, LayerGradients
 
 
 class DiagonalCurvature:
@@ -22,7 +22,7 @@ class DiagonalCurvature:
         count = 0
         for gradients, images in batches:
             for name, layer in gradients.items():
-                squares = layer.dense().square().sum((0, 1))
+                squares = _squares(layer)
                 sums[name] = squares if name not in sums else sums[name] + squares
             count += images
         means = {name: total / count for name, total in sums.items()}
@@ -35,11 +35,26 @@ class DiagonalCurvature:
     def from_state(cls, state: State) -> "DiagonalCurvature":
         return cls(state)
 
-    def _whiten(self, gradients: Gradients) -> dict[str, Tensor]:
-        return {name: layer.dense() * self.damped[name].rsqrt() for name, layer in gradients.items()}
-
     def inverse_quadratic(self, gradients: Gradients) -> Tensor:
-        return torch.stack([squared_norms(rows) for rows in self._whiten(gradients).values()]).sum(0)
+        whitened = [_whitened(layer, self.damped[name]) for name, layer in gradients.items()]
+        return torch.stack([squared_norms(rows) for rows in whitened]).sum(0)
 
     def inverse_gram(self, gradients: Gradients) -> Tensor:
-        return torch.stack([gram(rows) for rows in self._whiten(gradients).values()]).sum(0)
+        whitened = [_whitened(layer, self.damped[name]) for name, layer in gradients.items()]
+        return torch.stack([gram(rows) for rows in whitened]).sum(0)
+
+
+def _squares(layer: LayerGradients) -> Tensor:
+    """Σ g² over all gradients, (O, I); without forming these where weights are not shared over positions."""
+    if layer.activations.shape[1] == 1:
+        return layer.output_gradients[:, :, 0].square().sum(0).T @ layer.activations[:, 0].square()
+    return layer.dense().square().sum((0, 1))
+
+
+def _whitened(layer: LayerGradients, damped: Tensor) -> Tensor:
+    """Rows with the inner products that gradients have under 1/damped, (K, B, O, I), or (K, B, O) where weights
+    are not shared over positions."""
+    if layer.activations.shape[1] == 1:
+        weights = layer.activations[:, 0].square() @ damped.reciprocal().T
+        return layer.output_gradients[:, :, 0] * weights.sqrt()
+    return layer.dense() * damped.rsqrt()

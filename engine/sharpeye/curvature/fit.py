@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from sharpeye.curvature.base import Curvature, State
 from sharpeye.curvature.dense import MAX_ROWS, DenseCurvature
 from sharpeye.curvature.diagonal import DiagonalCurvature
 from sharpeye.curvature.gradients import Gradients, fisher_vectors, parameter_count, select_layers
-from sharpeye.curvature.kronecker import KroneckerCurvature
-from sharpeye.curvature.linearization import gradient_batch_size, head_batch, linearize
+from sharpeye.curvature.kronecker import HeadBatch, KroneckerCurvature
+from sharpeye.curvature.linearization import HEAD_BATCH, gradient_batch_size, head_batch, linearize, predict
 from sharpeye.data.dataset import Images
 from sharpeye.errors import InputError
 from sharpeye.training.batches import read_batches
@@ -62,6 +63,10 @@ def fit_curvature(
         return DenseCurvature.fit(batches(), damping)
     if kind == "diagonal":
         return DiagonalCurvature.fit(batches(), damping)
+    if parameters == "head":
+        return KroneckerCurvature.fit_head(
+            lambda: head_batches(model, images, device, divisor), damping, corrected=kind == "ekfac"
+        )
     return KroneckerCurvature.fit(batches, damping, corrected=kind == "ekfac")
 
 
@@ -70,6 +75,15 @@ def restore_curvature(kind: str, state: State) -> Curvature:
     if kind == "dense":
         return DenseCurvature.from_state(state)
     return DiagonalCurvature.from_state(state) if kind == "diagonal" else KroneckerCurvature.from_state(state)
+
+
+def head_batches(
+    model: Classifier, images: Images, device: torch.device, divisor: int = 1
+) -> Iterator[HeadBatch]:
+    """What the head is fed, with a one for its bias, and probabilities, batch by batch."""
+    for _, batch in read_batches(images, np.arange(len(images)), max(1, HEAD_BATCH // divisor), device):
+        features, probabilities = predict(model, batch)
+        yield functional.pad(features, (0, 1), value=1.0), probabilities
 
 
 def fisher_batches(

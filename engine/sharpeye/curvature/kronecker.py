@@ -1,7 +1,7 @@
 """K-FAC and EK-FAC: a Kronecker-factored eigenbasis a layer, with the damping added to the eigenvalues
 exactly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 
 import scipy.linalg
@@ -18,6 +18,9 @@ NEGLIGIBLE = 0.02
 # With less damping than this, what is left of a gradient after the rest is taken off would drown in rounding.
 TRUNCATED_FROM = 0.05
 BLOCK = 256
+
+# Activations with a one for the bias, (B, d + 1), and probabilities, (B, C).
+HeadBatch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,36 @@ class KroneckerCurvature:
             )
         return cls(layers)
 
+    @classmethod
+    def fit_head(
+        cls, batches: Callable[[], Iterable[HeadBatch]], damping: float, corrected: bool
+    ) -> "KroneckerCurvature":
+        """The same of the softmax head alone, in closed form, in O(N(C² + d²)): no gradient for each class.
+
+        There Σ_k v_k v_kᵀ = diag p − ppᵀ. So A = E[aaᵀ] and B = diag E[p] − E[ppᵀ]; and with EK-FAC Λ_sr =
+        E[w_s u_r], w_s = Σ_c p_c Q_cs² − (Σ_c p_c Q_cs)² of Q_B and u_r = (Q_Aᵀa)_r².
+
+        Args:
+            batches: called once for K-FAC and twice for EK-FAC; activations a with a one for the bias, (B,
+                d + 1), and probabilities p, (B, C).
+            damping: relative to the mean eigenvalue.
+            corrected: EK-FAC.
+        """
+        inputs, outputs, count = _head_factors(batches())
+        input_values, input_vectors = _eigen(inputs)
+        output_values, output_vectors = (part.to(inputs) for part in _eigen(outputs))
+        values = torch.outer(output_values, input_values)
+        if corrected:
+            values = torch.zeros_like(values)
+            wide = in_float64(output_vectors)
+            for activations, p in batches():
+                known = in_float64(p)
+                variances = (known @ wide.square() - (known @ wide).square()).clamp_min(0).to(inputs)
+                values += variances.T @ (activations @ input_vectors).square() / count
+        shift = absolute_damping(damping, values.mean())
+        head = KroneckerLayer(input_vectors, output_vectors, 1 / (values + shift), 1 / shift)
+        return cls({"head": head})
+
     def state(self) -> State:
         return {
             f"{name}:{part}": value
@@ -141,6 +174,27 @@ class KroneckerCurvature:
         return torch.stack([self.layers[name].inverse_gram(layer) for name, layer in gradients.items()]).sum(
             0
         )
+
+
+def _head_factors(batches: Iterable[HeadBatch]) -> tuple[Tensor, Tensor, int]:
+    """A and B of the head, see `KroneckerCurvature.fit_head`, and the number of images.
+
+    B in float64: where the network is sure, little is left of its difference.
+    """
+    inputs = outputs = mean = None
+    count = 0
+    for activations, p in batches:
+        known = in_float64(p)
+        parts = activations.T @ activations, known.T @ known, known.sum(0)
+        if inputs is None or outputs is None or mean is None:
+            inputs, outputs, mean = parts
+        else:
+            inputs, outputs, mean = inputs + parts[0], outputs + parts[1], mean + parts[2]
+        count += len(p)
+    assert inputs is not None
+    assert outputs is not None
+    assert mean is not None
+    return inputs / count, (torch.diag(mean) - outputs) / count, count
 
 
 PARTS = tuple(field.name for field in fields(KroneckerLayer))

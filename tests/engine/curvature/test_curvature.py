@@ -46,6 +46,31 @@ def gradients_of(model, layers, images: Tensor, kinds: int = 3) -> tuple[Gradien
     return backward(vectors), vectors
 
 
+@pytest.mark.parametrize("corrected", [False, True])
+def test_the_head_in_closed_form_is_the_head_by_its_gradients(corrected: bool) -> None:
+    rng = torch.Generator().manual_seed(3)
+    features = torch.randn(40, 5, dtype=torch.float64, generator=rng)
+    logits = 2 * torch.randn(40, 7, dtype=torch.float64, generator=rng)
+    p = logits.softmax(1)
+    activations = torch.nn.functional.pad(features, (0, 1), value=1.0)
+
+    def by_gradients() -> Iterator[tuple[Gradients, int]]:
+        for some, of_them in zip(features.split(16), p.split(16), strict=True):
+            yield head_gradients(some, fisher_vectors(of_them)), len(some)
+
+    def in_closed_form() -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(activations.split(16), p.split(16), strict=True)
+
+    fits = (
+        KroneckerCurvature.fit(by_gradients, DAMPING, corrected),
+        KroneckerCurvature.fit_head(in_closed_form, DAMPING, corrected),
+    )
+    vectors = torch.randn(3, 40, 7, dtype=torch.float64, generator=rng)
+    one, other = (fit.inverse_gram(head_gradients(features, vectors)) for fit in fits)
+    # Products of the gradients are taken in bf16 where the processor does so.
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("parameters", ["head", "last-block", "all"])
 def test_factored_gradients_are_those_of_autograd(parameters: str) -> None:
     model, images = tiny_network(), tiny_images(4)
