@@ -52,8 +52,8 @@ def _squares(layer: LayerGradients) -> Tensor:
 
 
 def _whitened(layer: LayerGradients, damped: Tensor) -> Tensor:
-    """Rows with the inner products that gradients have under 1/damped, (K, B, O, I), or (K, B, O) where weights
-    are not shared over positions."""
+    """Rows with the inner products that gradients have under 1/damped, (K, B, O, I), or (K, B, O) where
+    weights are not shared over positions."""
     if layer.activations.shape[1] == 1:
         weights = layer.activations[:, 0].square() @ damped.reciprocal().T
         return layer.output_gradients[:, :, 0] * weights.sqrt()
