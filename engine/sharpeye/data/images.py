@@ -40,6 +40,8 @@ MAX_PIXELS = 2**27
 # Larger images are decoded one at a time.
 LARGE_PIXELS = 2**24
 ONE_LARGE = threading.Lock()
+# Of 16-bit colours. Below this, too few of their shades are left.
+LEAST_UPPER = 64
 # Checked here instead, since a JPEG of any size can be decoded small.
 Image.MAX_IMAGE_PIXELS = None
 # Blocks beyond 32 MB go back to the system at once. Smaller ones stay with the thread that decoded an image.
@@ -194,6 +196,8 @@ def _upright(image: Encoded, least: int) -> Iterator[tuple[Image.Image, tuple[in
         with open_image(image) as opened:
             full = opened.size
             opened.draft("RGB", (least, least))
+            # Of colours with 16 bits, Pillow keeps the upper 8.
+            deep = any(";16" in str(part.args) for part in getattr(opened, "tile", ()))
             pixels = opened.width * opened.height
             if pixels > MAX_PIXELS:
                 raise BadImage(
@@ -204,7 +208,7 @@ def _upright(image: Encoded, least: int) -> Iterator[tuple[Image.Image, tuple[in
                 # Pillow sees to the orientation in place: a copy of a large image takes hundreds of MB.
                 ImageOps.exif_transpose(opened, in_place=True)
                 turned = (opened.width < opened.height) != (full[0] < full[1])
-                whole, conversions = _to_rgb(opened)
+                whole, conversions = _to_rgb(opened, deep)
                 yield whole, full[::-1] if turned else full, conversions
     except (BadImage, MemoryError):
         raise
@@ -212,10 +216,17 @@ def _upright(image: Encoded, least: int) -> Iterator[tuple[Image.Image, tuple[in
         raise BadImage(f"truncated or corrupt image ({error})") from error
 
 
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """An opaque 8-bit RGB image, and what had to be done for that."""
+def _to_rgb(image: Image.Image, deep: bool) -> tuple[Image.Image, tuple[str, ...]]:
+    """An opaque 8-bit RGB image, and what had to be done for that.
+
+    Args:
+        image: any.
+        deep: whether its colours have 16 bits, the upper 8 of which are here.
+    """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _eight_bits(image).convert("RGB"), (DEPTH,)
+    if deep and image.mode in ("RGB", "RGBA") and np.max(image.getextrema()) < LEAST_UPPER:
+        raise BadImage("16 bits a channel, the lower ones of which alone are used: save it with 8 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if np.min(image.getextrema()[-1]) < 255:

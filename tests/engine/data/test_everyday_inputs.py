@@ -3,8 +3,10 @@
 import gzip
 import io
 import json
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +21,7 @@ from PIL import Image
 
 from sharpeye.config import RunConfig, SourceOptions
 from sharpeye.data.dataset import LabeledImages, ingest
-from sharpeye.data.images import decode, has_extra
+from sharpeye.data.images import BadImage, decode, has_extra
 from sharpeye.data.layout import read_layout, split_name
 from sharpeye.data.load import load_splits, open_sources
 from sharpeye.data.records import label_problem, label_text
@@ -112,6 +114,24 @@ def test_every_depth_shows_its_whole_range(image: Image.Image) -> None:
     assert decoded.conversions == ("depth",)
     assert abs(decoded.pixels.mean() - 127.5) < 2
     assert (decoded.pixels.min(), decoded.pixels.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize(("bits", "read"), [(16, True), (12, False)])
+def test_colours_of_16_bits_are_read_where_they_use_them(channels: int, bits: int, read: bool) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    values = np.random.default_rng(0).integers(0, 2**bits, (16, 16 * channels)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", 16, 16, 16, 2 if channels == 3 else 6, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    file = b"\x89PNG\r\n\x1a\n" + parts
+    if read:
+        assert decode(file, 16).pixels.max() > 200
+    else:
+        with pytest.raises(BadImage, match="save it with 8 bits"):
+            decode(file, 16)
 
 
 def test_gaps_in_a_float_image_are_dark() -> None:
