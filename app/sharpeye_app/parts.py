@@ -17,6 +17,36 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:])", r"\\\1", text)
 
 
+# Options of the command line, as messages of the engine name them, in the words of the pages.
+PAGE_WORDS = (
+    ("--validation share:0.1", "“A share of the training labels can be trusted”"),
+    ("--validation SPEC", "“Another source of clean images”"),
+    ("--validation", "“Clean validation split”"),
+    ("--image-root", "“Folder of the images”"),
+    ("--path-column", "“Image path column”"),
+    ("--true-label-column", "“True label column”"),
+    ("--label-column", "“Label column”"),
+    ("--limit", "“Use at most this many images”"),
+    ("--torchvision-root", "“Folder of torchvision's files”"),
+    ("--model", "“Model”"),
+    ("--weights", "“Weights”"),
+    ("--tune", "“Train”"),
+    ("--damping", "“Damping”"),
+    ("--curvature", "“Curvature”"),
+    ("--optimizer", "“Validation optimizer”"),
+    ("--parameters", "“Influence over”"),
+    ("--method", "“Methods”"),
+    ("--device", "“Device”"),
+)
+
+
+def in_page_words(message: str) -> str:
+    """A message of the engine for a page: options as the page calls them, nothing taken for Markdown."""
+    for option, words in PAGE_WORDS:
+        message = re.sub(rf"{re.escape(option)}(?![\w-])", words, message)
+    return plain(message)
+
+
 def address(**values: str) -> None:
     """Write values into the page's address.
 

@@ -10,7 +10,7 @@ from sharpeye.config import DEMO_METHODS, RunConfig, RunOptions
 from sharpeye.data.tables import LABEL_COLUMNS, PATH_COLUMNS, PICTURE, first_rows, found
 from sharpeye.errors import InputError
 from sharpeye_app.file_browser import IMAGES, UPLOADED, browse, start_browsing, stored
-from sharpeye_app.parts import plain
+from sharpeye_app.parts import in_page_words
 
 SOURCES = {
     "demo": "Demo",
@@ -60,7 +60,7 @@ def ask_source() -> RunConfig | None:
             ask_columns(train, options)
             validation, how = ask_validation(options)
     except InputError as error:
-        st.error(plain(str(error)))
+        st.error(in_page_words(str(error)))
         return None
     limit = st.number_input("Use at most this many images", 1, None, None, placeholder="all")
     if not st.button("Inspect", type="primary"):

@@ -20,6 +20,7 @@ from sharpeye.runs.reports import write_report
 from sharpeye.runs.review import Review
 from sharpeye.runs.store import get_run, register_dataset, store
 from sharpeye.runs.workspace import Workspace
+from sharpeye_app.parts import in_page_words
 from sharpeye_app.readers import workspace
 from tests.app.conftest import forget
 from tests.app.synthetic import write_figures
@@ -74,6 +75,13 @@ def test_data_counts_what_is_wrong_with_pictures_and_shows_conflicts(empty: Work
     assert "5 near-duplicate" in shown
     assert "dark" not in shown
     assert any("2 images show a picture that also has another label" in one.value for one in at.warning)
+
+
+def test_messages_speak_of_the_page() -> None:
+    said = in_page_words("no column 'x'; choose one with --label-column, or --validation share:0.1; --labels")
+    assert "“Label column”" in said
+    assert "“A share of the training labels can be trusted”" in said
+    assert "labels" in said.replace("\\", "")[-8:]
 
 
 def test_a_model_that_nobody_knows_is_refused_on_the_page(empty: Workspace) -> None:

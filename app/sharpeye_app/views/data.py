@@ -13,7 +13,7 @@ from sharpeye.files import replacing
 from sharpeye.runs.inspection import Inspection, inspections, read_inspection, start_inspection
 from sharpeye.specs import TrustedList
 from sharpeye_app import data_plots
-from sharpeye_app.parts import plain
+from sharpeye_app.parts import in_page_words, plain
 from sharpeye_app.pictures import picture_grid, picture_tag
 from sharpeye_app.readers import workspace
 from sharpeye_app.source_form import ask_source
@@ -29,6 +29,7 @@ STAGES = {
 
 def show_inspection(key: str, config: RunConfig, inspection: Inspection) -> None:
     """What a data set holds."""
+    st.subheader(plain(config.data.train.title))
     training, validation, names = inspection.training, inspection.validation, inspection.class_names
     facts = {
         "training images": f"{training.images:,}",
@@ -39,7 +40,7 @@ def show_inspection(key: str, config: RunConfig, inspection: Inspection) -> None
     for column, (title, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
         column.metric(title, value)
     for warning in inspection.warnings:
-        st.warning(plain(warning))
+        st.warning(in_page_words(warning))
     show_findings(inspection)
     st.page_link(
         "views/run.py",
@@ -175,7 +176,7 @@ def progress_of(key: str) -> Callable[[], None]:
         elif running:
             st.rerun()
         elif now.result is None:
-            st.error(plain(now.message))
+            st.error(in_page_words(now.message))
         else:
             config = RunConfig.from_json(workspace().inspection(key).config.read_text())
             show_inspection(key, config, now.result)

@@ -30,7 +30,7 @@ from sharpeye.runs.second_round import second_round, takes_decisions
 from sharpeye.runs.stages import stages_of
 from sharpeye.runs.store import FINISHED, RunRow
 from sharpeye.runs.supervisor import ensure_supervisor
-from sharpeye_app.parts import plain
+from sharpeye_app.parts import in_page_words, plain
 from sharpeye_app.readers import all_runs, decided_count, workspace
 from sharpeye_app.submission import submit
 
@@ -165,7 +165,7 @@ def start_form() -> None:
     try:
         chosen = config.resolved(inspection.image_size, inspection.validation is not None)
     except InputError as error:
-        st.error(plain(str(error)))
+        st.error(in_page_words(str(error)))
         return
     wanted = (chosen.model, chosen.tune)
     costs = next((one.budgets for one in inspection.estimates if (one.model, one.tune) == wanted), None)
@@ -196,7 +196,7 @@ def start(config: RunConfig) -> None:
         st.query_params["run"] = run
         st.rerun()
     except InputError as error:
-        st.error(plain(str(error)))
+        st.error(in_page_words(str(error)))
 
 
 def show_progress(row: RunRow) -> None:
