@@ -150,7 +150,8 @@ def export(
     source = Path(dataset_source(connection, row.dataset)[0])
     if with_images and not source.is_dir():
         raise InputError(
-            f"{source}: only a folder of class folders can be copied; labels.csv holds the cleaned labels"
+            f"{source}: only a folder of class folders can be copied; labels.csv holds the cleaned labels, "
+            "and --format hugging-face writes them beside the images"
         )
     if unknown := [name for name in formats if name not in PEERS]:
         raise InputError(f"--format {unknown[0]}: choose from {', '.join(PEERS)}")
@@ -226,6 +227,11 @@ def copy_images(source: Path, target: Path, labels: pd.DataFrame, follow_links: 
     """
     root = source.resolve()
     layout = read_layout(walk(root, follow_links)[0])
+    if not layout.entries:
+        raise InputError(
+            f"{source}: only class folders can be copied; labels.csv holds the cleaned labels, and --format "
+            "hugging-face writes them beside the images"
+        )
     finals: dict[str, str] = dict(labels[["id", "final_label"]].to_numpy().tolist())
     if outside := next((name for name in finals.values() if Path(name).name != name), None):
         raise InputError(f"label {outside!r} cannot name a folder; labels.csv holds the cleaned labels")
