@@ -13,6 +13,8 @@ MAP_IMAGES = 50_000
 SUSPECTS_ON_MAP = 10_000
 SEED = 0
 NEIGHBOURS = 15
+# On a map of so few, the main directions tell as much, and umap would compile itself for seconds.
+FEW_IMAGES = 100
 COMPONENTS = 50
 CHUNK = 4096
 NEIGHBOUR_CHUNK = 512
@@ -35,7 +37,8 @@ def rows_on_map(rank: np.ndarray) -> np.ndarray:
 
 
 def embed(features: np.ndarray, placed: np.ndarray) -> np.ndarray:
-    """UMAP (arXiv 1802.03426) of features in two dimensions, after PCA to COMPONENTS.
+    """UMAP (arXiv 1802.03426) of features in two dimensions, after PCA to COMPONENTS. Up to FEW_IMAGES points,
+    the two main directions themselves.
 
     The same features always give the same map, so that runs on them can be compared on it.
 
@@ -49,7 +52,7 @@ def embed(features: np.ndarray, placed: np.ndarray) -> np.ndarray:
     points = features[placed].astype(np.float32)
     reduced = PCA(min(COMPONENTS, *points.shape), random_state=SEED).fit_transform(points)
     coordinates = np.full((len(features), 2), np.nan, dtype=np.float32)
-    if len(points) <= NEIGHBOURS:
+    if len(points) <= FEW_IMAGES:
         coordinates[placed] = np.pad(reduced, ((0, 0), (0, 2)))[:, :2]
     else:
         from umap import UMAP

@@ -4,7 +4,7 @@ import torch
 
 from sharpeye.data.findings import UNUSUAL, unusual
 from sharpeye.diagnostics import embedding
-from sharpeye.diagnostics.embedding import NEIGHBOURS, neighbours
+from sharpeye.diagnostics.embedding import NEIGHBOURS, embed, neighbours
 
 CPU = torch.device("cpu")
 
@@ -48,3 +48,17 @@ def test_a_copy_is_the_nearest_and_what_is_unlike_all_stands_out() -> None:
 def test_few_images_have_few_neighbours(count: int) -> None:
     found = neighbours(np.eye(4, dtype=np.float16)[:count], CPU)
     assert found.rows.shape == (count, count - 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("each", [60, 10])
+def test_images_of_a_class_lie_together_on_the_map(each: int) -> None:
+    rng = np.random.default_rng(2)
+    features = clouds(rng)[np.concatenate([np.arange(60 * kind, 60 * kind + each) for kind in range(3)])]
+    placed = np.flatnonzero(np.arange(3 * each) != 1)
+    places = embed(features, placed)
+    assert np.isnan(places[1]).all()
+    shown, kind = places[placed], np.repeat(np.arange(3), each)[placed]
+    apart = np.linalg.norm(shown[:, None] - shown[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (kind[apart.argmin(1)] == kind).mean() > 0.95
