@@ -37,8 +37,8 @@ def rows_on_map(rank: np.ndarray) -> np.ndarray:
 
 
 def embed(features: np.ndarray, placed: np.ndarray) -> np.ndarray:
-    """UMAP (arXiv 1802.03426) of features in two dimensions, after PCA to COMPONENTS. Up to FEW_IMAGES points,
-    the two main directions themselves.
+    """UMAP (arXiv 1802.03426) of features in two dimensions, after PCA to COMPONENTS. Of FEW_IMAGES points
+    or fewer, the two main directions themselves.
 
     The same features always give the same map, so that runs on them can be compared on it.
 
