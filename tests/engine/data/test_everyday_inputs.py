@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import struct
+import subprocess
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -514,3 +516,47 @@ def test_shards_of_web_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert both.skipped.to_dict("records") == [
         {"id": "shard-1.tar/13.png", "reason": "there is no 13.cls beside it"}
     ]
+
+
+READ = """
+import sys
+from pathlib import Path
+from sharpeye.config import SourceOptions
+from sharpeye.data.dataset import ingest
+from sharpeye.data.sources import open_source
+from sharpeye.specs import parse_source
+images = ingest(open_source(parse_source(sys.argv[1]), SourceOptions()), Path(sys.argv[2]), 64)
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(len(images), int(peak.split()[1]) // 1024)
+"""
+
+
+def memory_of_reading(source: Path, cache: Path) -> tuple[int, int]:
+    """Images read by a process of its own, and its largest memory in MB."""
+    command = [sys.executable, "-P", "-c", READ, str(source), str(cache)]
+    images, memory = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    return int(images), int(memory)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_large_pictures_are_in_memory_one_at_a_time(tmp_path: Path) -> None:
+    for number in range(6):
+        place = tmp_path / "large" / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6000, 6000), (number, 0, 0)).save(place, compress_level=1)
+    # One takes 144 MB in Pillow, all six 864.
+    images, memory = memory_of_reading(tmp_path / "large", tmp_path / "cache")
+    assert images == 6
+    assert memory < 600
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_parquet_file_that_unpacks_to_a_gigabyte(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (600, 600)).save(buffer, "BMP")
+    table = pa.table({"image": pa.array([buffer.getvalue()] * 1000), "label": ["a", "b"] * 500})
+    pq.write_table(table, tmp_path / "small.parquet", compression="zstd")
+    assert (tmp_path / "small.parquet").stat().st_size < 10_000
+    images, memory = memory_of_reading(tmp_path / "small.parquet", tmp_path / "cache")
+    assert images == 1000
+    assert memory < 1000
