@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from sharpeye.data.images import Encoded, Unreadable
-from sharpeye.data.layout import Entry, Layout, is_junk, read_layout
+from sharpeye.data.layout import Entry, Layout, is_junk, read_layout, split_name
 from sharpeye.data.records import Record, Source
 from sharpeye.errors import InputError
 from sharpeye.files import file_stamp
@@ -86,6 +86,12 @@ def tree_source(
         text = f"{root}: no images found; expected one folder per class, such as {root.name}/cat/1.jpg"
         first = f" (first of {len(unread):,} files: {unread[0][0]}: {unread[0][1]})" if unread else ""
         raise InputError(text + first)
+    classes = sorted({entry.label for entry in entries})
+    if all(split_name(name) for name in classes):
+        listed = ", ".join(f"{name}/" for name in classes)
+        raise InputError(
+            f"{root}: {listed} hold images, and no class folders; give a table of paths and labels instead"
+        )
     names = [_encodable(entry) for entry in entries]
 
     def read(rows: np.ndarray) -> Iterator[Record]:
@@ -97,7 +103,7 @@ def tree_source(
     return Source(
         str(root),
         len(entries),
-        tuple(sorted({entry.label for entry in entries})),
+        tuple(classes),
         read,
         stamp,
         splits if entries[0].split is not None else None,

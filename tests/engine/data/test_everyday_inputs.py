@@ -221,6 +221,12 @@ def test_classes_and_splits_of_a_tree(files: list[str], expected: list[tuple[str
         assert entry.path.relative_to(entry.folder).parts[0] == entry.label
 
 
+def test_splits_without_class_folders_are_no_classes(make_folder: Folders) -> None:
+    root = make_folder("data", 2, classes=("train", "test"))
+    with pytest.raises(InputError, match=r"test/, train/ hold images, and no class folders"):
+        open_source(parse_source(str(root)), SourceOptions())
+
+
 def test_what_a_tree_leaves_out_is_told() -> None:
     layout = read_layout(
         paths("train/cat/1.png", "train/cat/a.npy", "train/2.png", "notes/x.json", "val/cat/3.png")
