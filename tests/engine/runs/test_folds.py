@@ -151,8 +151,8 @@ def test_wrong_labels_come_first_with_and_without_a_clean_split(
     wrong = shown != scores["given_label"].astype(str)
     assert wrong.sum() == 9
     assert wrong[scores["rank"] <= 10].sum() >= 8
-    # More labels are right with every suggestion taken than as they were given. How many more of so few hangs on
-    # how a processor rounds.
+    # More labels are right with every suggestion taken than as they were given. How many more of so few hangs
+    # on how a processor rounds.
     assert (scores["suggested_label"].astype(str) == shown).sum() > (~wrong).sum()
     assert run.result.ranked_by == POSTERIOR_FIRST[0]
     near = pd.read_parquet(run.workspace.run(run.id).embedding)["near_given"]
