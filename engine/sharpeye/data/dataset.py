@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sharpeye.data.images import CONVERSIONS, BadImage, Decoded, Measures, decode, open_image
+from sharpeye.data.images import CONVERSIONS, BadImage, Decoded, Measures, decode, size_of
 from sharpeye.data.layout import SPLIT_NAMES, split_name
 from sharpeye.data.records import Record, Source, is_missing, label_problem, label_text
 from sharpeye.errors import InputError
@@ -161,8 +161,7 @@ def natural_size(source: Source, limit: int = 256) -> int:
     sides = []
     for record in islice(source.read(np.arange(min(source.count, limit))), limit):
         try:
-            with open_image(record.image) as image:
-                sides.append(max(image.size))
+            sides.append(max(size_of(record.image)))
         except BadImage:
             continue
     return max(sides, default=0)

@@ -195,15 +195,9 @@ def _upright(image: Encoded, least: int) -> Iterator[tuple[Image.Image, tuple[in
     try:
         with open_image(image) as opened:
             full = opened.size
-            opened.draft("RGB", (least, least))
+            pixels = _drafted(opened, least)
             # Of colours with 16 bits, Pillow keeps the upper 8.
             deep = any(";16" in str(part.args) for part in getattr(opened, "tile", ()))
-            pixels = opened.width * opened.height
-            if pixels > MAX_PIXELS:
-                raise BadImage(
-                    f"{full[0]:,} x {full[1]:,} pixels: refused as a possible decompression bomb, since only "
-                    f"JPEG is read beyond {MAX_PIXELS:,}"
-                )
             with ONE_LARGE if pixels > LARGE_PIXELS else nullcontext():
                 # Pillow sees to the orientation in place: a copy of a large image takes hundreds of MB.
                 ImageOps.exif_transpose(opened, in_place=True)
@@ -214,6 +208,35 @@ def _upright(image: Encoded, least: int) -> Iterator[tuple[Image.Image, tuple[in
         raise
     except Exception as error:  # decoders raise many kinds
         raise BadImage(f"truncated or corrupt image ({error})") from error
+
+
+def _drafted(opened: Image.Image, least: int) -> int:
+    """Have a JPEG decoded as small as each side keeps so many pixels; how many pixels will be decoded.
+
+    Raises:
+        BadImage: too many.
+    """
+    width, height = opened.size
+    opened.draft("RGB", (least, least))
+    if opened.width * opened.height > MAX_PIXELS:
+        raise BadImage(
+            f"{width:,} x {height:,} pixels: refused as a possible decompression bomb, since only JPEG is "
+            f"read beyond {MAX_PIXELS:,}"
+        )
+    return opened.width * opened.height
+
+
+def size_of(image: Encoded) -> tuple[int, int]:
+    """Width and height of an image, from its header; raises BadImage as `decode` does, but for its pixels."""
+    try:
+        with open_image(image) as opened:
+            size = opened.size
+            _drafted(opened, PREVIEW_SIDE)
+            return size
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # decoders raise many kinds
+        raise BadImage(f"unreadable image ({error})") from error
 
 
 def _to_rgb(image: Image.Image, deep: bool) -> tuple[Image.Image, tuple[str, ...]]:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sharpeye.config import RunConfig, SourceOptions
-from sharpeye.data.dataset import LabeledImages, ingest
+from sharpeye.data.dataset import LabeledImages, ingest, natural_size
 from sharpeye.data.images import BadImage, decode, has_extra
 from sharpeye.data.layout import read_layout, split_name
 from sharpeye.data.load import load_splits, open_sources
@@ -522,6 +522,16 @@ def test_shards_of_web_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert both.skipped.to_dict("records") == [
         {"id": "shard-1.tar/13.png", "reason": "there is no 13.cls beside it"}
     ]
+
+
+def test_a_picture_that_is_refused_has_no_part_in_the_natural_size(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "a" / "1.png")
+    large = bytearray((tmp_path / "a" / "1.png").read_bytes())
+    large[16:24] = struct.pack(">II", 100_000, 100_000)
+    large[29:33] = struct.pack(">I", zlib.crc32(bytes(large[12:29])))
+    (tmp_path / "a" / "2.png").write_bytes(large)
+    assert natural_size(open_source(parse_source(str(tmp_path)), SourceOptions())) == 30
 
 
 READ = """
