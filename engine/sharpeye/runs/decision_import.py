@@ -42,7 +42,7 @@ def import_log(connection: sqlite3.Connection, workspace: Workspace, row: RunRow
     try:
         # Only an empty field is missing: a class may well be called None or NA.
         log = pd.read_csv(path, dtype=LOG_TYPES, keep_default_na=False, na_values=[""])
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError, OverflowError, TypeError) as error:
         raise InputError(f"{path}: not a readable decision log ({error})") from error
     missing = LOG_TYPES.keys() - set(log.columns)
     if missing:
