@@ -144,7 +144,10 @@ def parse_validation(text: str) -> ValidationSpec:
 
 def absolute(path: str) -> str:
     """An existing path, or a pattern with wildcards, as an absolute one; anything else as it is."""
-    place = Path(path).expanduser()
-    if path and has_magic(path) and not place.exists():
-        return str(Path.cwd() / place)
-    return str(place.resolve()) if path and place.exists() else path
+    try:
+        place = Path(path).expanduser()
+        if path and has_magic(path) and not place.exists():
+            return str(Path.cwd() / place)
+        return str(place.resolve()) if path and place.exists() else path
+    except (OSError, RuntimeError, ValueError):  # no name that a file could have
+        return path

@@ -98,7 +98,7 @@ def _zip(path: Path) -> Iterator[tuple[list[str], Callable[[str], Encoded]]]:
     """Names of the files in a zip file, and how to read one; raises InputError where it is none."""
     try:
         packed = zipfile.ZipFile(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a readable zip file ({error})") from error
 
     def read(name: str) -> Encoded:

@@ -47,12 +47,16 @@ def open_source(spec: SourceSpec, options: SourceOptions, default_split: str = "
         return torchvision_dataset(spec, default_split, options)
     if not isinstance(spec, FileSource):
         assert_never(spec)
-    path = Path(spec.path).expanduser()
-    if has_magic(spec.path) and not path.exists():
+    try:
+        path = Path(spec.path).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{spec}: no file has such a name ({error})") from error
+    if has_magic(spec.path) and not there:
         source = _many(spec.path, options)
     elif path.is_dir():
         source = _folder(path.resolve(), options)
-    elif path.exists():
+    elif there:
         source = _file(path.resolve(), options)
     else:
         raise InputError(f"{spec}: no such file or folder (SPEC is {KINDS})")

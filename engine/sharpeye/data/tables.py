@@ -55,7 +55,8 @@ def read_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     kind = kind_of(path)
     if kind == ".parquet":
         try:
-            return pd.read_parquet(path).astype(object), ()
+            # What pandas noted in the file of its index is left aside: it may be damaged.
+            return pq.read_table(path).to_pandas(ignore_metadata=True).astype(object), ()
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{path}: not a readable Parquet file ({error})") from error
     if kind in ANNOTATION_SUFFIXES:
@@ -193,11 +194,11 @@ def _image_at(root: Path, name: str, follow_links: bool) -> Encoded:
     """The file that a field of a table names: relative, absolute, `~`, `file://`, or with backslashes."""
     if "\0" in name:
         return Unreadable("its path holds a zero byte; no file has such a name")
-    if name.lower().startswith("file:"):
-        name = unquote(urlsplit(name).path)
-    elif name.startswith("~"):
-        name = str(Path(name).expanduser())
     try:
+        if name.lower().startswith("file:"):
+            name = unquote(urlsplit(name).path)
+        elif name.startswith("~"):
+            name = str(Path(name).expanduser())
         file = root / name
         if "\\" in name and not file.exists():
             file = root / name.replace("\\", "/")
