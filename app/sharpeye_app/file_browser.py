@@ -11,7 +11,7 @@ from sharpeye.data.archives import ARCHIVE_SUFFIXES
 from sharpeye.data.images import SUFFIXES
 from sharpeye.data.tables import kind_of
 from sharpeye.errors import InputError
-from sharpeye.files import replacing, replacing_folder
+from sharpeye.files import replacing_folder
 from sharpeye_app.parts import plain
 from sharpeye_app.readers import workspace
 
@@ -32,9 +32,9 @@ def is_source(path: Path) -> bool:
 def start_browsing(kept: str, typed: str) -> None:
     """Begin in the folder that is typed, where there is one, else where it was left."""
     try:
-        place = Path(typed.strip().strip("\"'")).expanduser()
+        place = Path(typed).expanduser()
         place = place if place.is_dir() else place.parent
-        if typed.strip() and place.is_dir():
+        if typed and place.is_dir():
             st.session_state[kept] = str(place.resolve())
     except (OSError, ValueError, RuntimeError):
         return
@@ -99,6 +99,5 @@ def stored(files: "Sequence[UploadedFile]") -> str:
     if not folder.exists():
         with replacing_folder(folder) as temporary:
             for file in files:
-                with replacing(temporary / Path(file.name).name) as place:
-                    place.write_bytes(file.getbuffer())
+                (temporary / Path(file.name).name).write_bytes(file.getbuffer())
     return str(folder / Path(sources[0].name).name)

@@ -98,7 +98,7 @@ def ask_path(title: str, key: str, example: str, about: str | None = None) -> st
     with st.container(horizontal=True, vertical_alignment="bottom"):
         path = st.text_input(title, placeholder=example, key=key, help=about)
         if st.button("Browse", icon=":material/folder_open:", key=f"{key}-browse"):
-            start_browsing(f"{key}-folder", path)
+            start_browsing(f"{key}-folder", typed(path) or "")
             browse(key, f"{key}-folder")
     return typed(path) or ""
 

@@ -1,5 +1,6 @@
 """Export: what the decisions change, and the files that leave the workspace."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +10,14 @@ import pandas as pd
 import streamlit as st
 
 from sharpeye.errors import InputError
-from sharpeye.runs.export import EXPORTED_FILES, ExportedFile, export, exported_content, write_for_peer
+from sharpeye.runs.export import (
+    EXPORTED_FILES,
+    ExportedFile,
+    cleaned_labels,
+    export,
+    exported_content,
+    write_for_peer,
+)
 from sharpeye.runs.peers import PEERS
 from sharpeye.runs.store import dataset_source, get_run, store
 from sharpeye_app import data_plots
@@ -20,15 +28,21 @@ from sharpeye_app.readers import workspace
 def peer_content_of(run: str, name: str) -> bytes:
     """Content of a download for another tool."""
     with store(workspace()) as connection, TemporaryDirectory() as folder:
-        path = Path(folder) / PEERS[name].file
-        write_for_peer(connection, workspace(), get_run(connection, run), name, path)
+        row, path = get_run(connection, run), Path(folder) / PEERS[name].file
+        labels = cleaned_labels(connection, workspace(), row)
+        write_for_peer(connection, workspace(), row, labels, name, path)
         return path.read_bytes()
 
 
 def content_of(run: str, file: ExportedFile) -> bytes:
-    """Content of a download; made only when it is asked for."""
+    """Content of a download."""
     with store(workspace()) as connection:
         return exported_content(connection, workspace(), get_run(connection, run), file)
+
+
+def offer(title: str, name: str, content: Callable[[], bytes]) -> None:
+    """A download; its content is made only when it is asked for."""
+    st.download_button(title, content, file_name=name, icon=":material/download:", on_click="ignore")
 
 
 left, _ = st.columns([3, 4])
@@ -66,26 +80,14 @@ st.caption(
 )
 with st.container(horizontal=True):
     for file in EXPORTED_FILES:
-        st.download_button(
-            file.title,
-            partial(content_of, review.run, file),
-            file_name=file.name,
-            icon=":material/download:",
-            on_click="ignore",
-        )
+        offer(file.title, file.name, partial(content_of, review.run, file))
 st.caption(
     "For other tools. Label Studio shows suggestions as predictions, and decided labels as annotations; "
     "`sharpeye import` brings annotations of Label Studio, CVAT and COCO back as decisions."
 )
 with st.container(horizontal=True):
     for name, peer in PEERS.items():
-        st.download_button(
-            peer.title,
-            partial(peer_content_of, review.run, name),
-            file_name=peer.file,
-            icon=":material/download:",
-            on_click="ignore",
-        )
+        offer(peer.title, peer.file, partial(peer_content_of, review.run, name))
 st.subheader("Write to a folder")
 with store(workspace()) as connection:
     source = Path(dataset_source(connection, review.dataset)[0])

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from sharpeye.curvature.base import Curvature, State
 from sharpeye.curvature.dense import MAX_ROWS, DenseCurvature
 from sharpeye.curvature.diagonal import DiagonalCurvature
-from sharpeye.curvature.gradients import Gradients, fisher_vectors, parameter_count, select_layers
+from sharpeye.curvature.gradients import Gradients, fisher_vectors, parameter_count, select_layers, with_one
 from sharpeye.curvature.kronecker import HeadBatch, KroneckerCurvature
 from sharpeye.curvature.linearization import HEAD_BATCH, gradient_batch_size, head_batch, linearize, predict
 from sharpeye.data.dataset import Images
@@ -83,7 +82,7 @@ def head_batches(
     """What the head is fed, with a one for its bias, and probabilities, batch by batch."""
     for _, batch in read_batches(images, np.arange(len(images)), max(1, HEAD_BATCH // divisor), device):
         features, probabilities = predict(model, batch)
-        yield functional.pad(features, (0, 1), value=1.0), probabilities
+        yield with_one(features), probabilities
 
 
 def fisher_batches(

@@ -91,7 +91,7 @@ def head_gradients(features: Tensor, vectors: Tensor) -> Gradients:
         features: φ, (B, d).
         vectors: v, (K, B, C).
     """
-    return {"head": LayerGradients(_with_one(features)[:, None], vectors[:, :, None])}
+    return {"head": LayerGradients(with_one(features)[:, None], vectors[:, :, None])}
 
 
 class Backward:
@@ -171,7 +171,7 @@ def activation_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
         )
     else:
         rows = inputs.reshape(len(inputs), -1, inputs.shape[-1])
-    return _with_one(rows) if layer.bias is not None else rows
+    return with_one(rows) if layer.bias is not None else rows
 
 
 def output_rows(layer: nn.Module, gradients: Tensor) -> Tensor:
@@ -211,5 +211,6 @@ def _is_supported(module: nn.Module) -> bool:
     return type(module) is nn.Linear
 
 
-def _with_one(rows: Tensor) -> Tensor:
+def with_one(rows: Tensor) -> Tensor:
+    """Rows with a one appended, which a bias multiplies, (…, I + 1)."""
     return functional.pad(rows, (0, 1), value=1.0)

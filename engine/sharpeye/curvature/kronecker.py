@@ -181,19 +181,14 @@ def _head_factors(batches: Iterable[HeadBatch]) -> tuple[Tensor, Tensor, int]:
 
     B in float64: where the network is sure, little is left of its difference.
     """
-    inputs = outputs = mean = None
+    sums: list[Tensor] = []
     count = 0
     for activations, p in batches:
         known = in_float64(p)
-        parts = activations.T @ activations, known.T @ known, known.sum(0)
-        if inputs is None or outputs is None or mean is None:
-            inputs, outputs, mean = parts
-        else:
-            inputs, outputs, mean = inputs + parts[0], outputs + parts[1], mean + parts[2]
+        parts = [activations.T @ activations, known.T @ known, known.sum(0)]
+        sums = [total + part for total, part in zip(sums, parts, strict=True)] if sums else parts
         count += len(p)
-    assert inputs is not None
-    assert outputs is not None
-    assert mean is not None
+    inputs, outputs, mean = sums
     return inputs / count, (torch.diag(mean) - outputs) / count, count
 
 

@@ -4,7 +4,8 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -32,10 +33,9 @@ def archive(path: Path) -> Source:
     Raises:
         InputError: no readable archive, or there are no images in it.
     """
-    opened = _zip if path.suffix.lower() == ".zip" else _tar
     inside: dict[PurePosixPath, str] = {}
     skipped = []
-    with opened(path) as (names, _):
+    with _opened(path) as (names, _):
         if any(name.endswith(LABEL_SUFFIX) for name in names):
             return web_dataset(str(path), [path])
         for name in names:
@@ -47,7 +47,7 @@ def archive(path: Path) -> Source:
 
     @contextmanager
     def images() -> Iterator[Callable[[PurePosixPath], Encoded]]:
-        with opened(path) as (_, read):
+        with _opened(path) as (_, read):
             yield lambda member: read(inside[member])
 
     return tree_source(path, read_layout(list(inside)), skipped, images, file_stamp(path))
@@ -63,8 +63,7 @@ def web_dataset(name: str, paths: list[Path]) -> Source:
     samples: list[tuple[Path, str, str]] = []
     skipped: list[tuple[str, str]] = []
     for path in paths:
-        opened = _zip if path.suffix.lower() == ".zip" else _tar
-        with opened(path) as (names, read):
+        with _opened(path) as (names, read):
             labels = {name.removesuffix(LABEL_SUFFIX): name for name in names if name.endswith(LABEL_SUFFIX)}
             for member in names:
                 key = member.removesuffix(PurePosixPath(member).suffix)
@@ -80,17 +79,19 @@ def web_dataset(name: str, paths: list[Path]) -> Source:
         raise InputError(f"{name}: no image with a {LABEL_SUFFIX} file beside it")
 
     def records(rows: np.ndarray) -> Iterator[Record]:
-        for path in paths:
-            opened = _zip if path.suffix.lower() == ".zip" else _tar
-            own = [row for row in rows if samples[row][0] == path]
-            if own:
-                with opened(path) as (_, read):
-                    for row in own:
-                        _, member, label = samples[row]
-                        yield Record(f"{path.name}/{member}", read(member), label)
+        for path, own in groupby(rows, lambda row: samples[row][0]):
+            with _opened(path) as (_, read):
+                for row in own:
+                    _, member, label = samples[row]
+                    yield Record(f"{path.name}/{member}", read(member), label)
 
     stamp = [file_stamp(path) for path in paths]
     return Source(name, len(samples), None, records, stamp, skipped=tuple(skipped))
+
+
+def _opened(path: Path) -> AbstractContextManager[tuple[list[str], Callable[[str], Encoded]]]:
+    """Names of the files in an archive, and how to read one, while it is open."""
+    return _zip(path) if path.suffix.lower() == ".zip" else _tar(path)
 
 
 @contextmanager

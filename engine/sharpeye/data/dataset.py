@@ -15,7 +15,15 @@ import pandas as pd
 
 from sharpeye.data.images import CONVERSIONS, BadImage, Decoded, Measures, decode, size_of
 from sharpeye.data.layout import SPLIT_NAMES, split_name
-from sharpeye.data.records import Record, Source, is_missing, label_problem, label_text
+from sharpeye.data.records import (
+    Record,
+    Source,
+    is_missing,
+    label_problem,
+    label_text,
+    ordered_names,
+    split_names,
+)
 from sharpeye.errors import InputError
 from sharpeye.files import replacing_folder
 
@@ -199,10 +207,7 @@ def ingest(
 
 def limited_rows(source: Source, limit: int | None) -> np.ndarray:
     """The rows of a source that are read under a limit, see `ingest`, ascending."""
-    validation = np.zeros(source.count, dtype=bool)
-    if source.splits is not None:
-        names, codes = np.unique(source.splits.astype(str), return_inverse=True)
-        validation = np.array([split_name(name) == "validation" for name in names])[codes]
+    validation = split_names(source) == "validation"
     limited = np.flatnonzero(~validation)
     if limit is not None and limit < len(limited):
         limited = limited[np.unique(np.linspace(0, len(limited) - 1, limit).astype(np.int64))]
@@ -242,6 +247,12 @@ def measures_of(images: LabeledImages) -> pd.DataFrame:
     """The `Measures` of images, a column each, in their order."""
     names = [field.name for field in fields(Measures)]
     return pd.read_parquet(images.folder / "table.parquet", columns=names).iloc[images.rows]
+
+
+def source_rows(images: LabeledImages) -> np.ndarray:
+    """Rows of the source that images were read from, in their order, (N,)."""
+    table = pd.read_parquet(images.folder / "table.parquet", columns=["source_row"])
+    return table["source_row"].to_numpy()[images.rows]
 
 
 def check_room(folder: Path, needed: int, what: str, options: str) -> None:
@@ -306,10 +317,7 @@ def _decode_all(source: Source, rows: np.ndarray, folder: Path, size: int | None
         raise InputError(f"{source.name}: no usable image among {len(rows):,} rows{first}")
     names, codes = _encode([r.label for r in usable], [r.true_label for r in usable], source)
     measured = pd.DataFrame(kept).astype({"perceptual_hash": np.uint64})
-    splits = np.full(len(usable), "", dtype=object)
-    if source.splits is not None:
-        marks = source.splits[measured["source_row"]]
-        splits = np.array([split_name(mark) or "" for mark in marks], dtype=object)
+    splits = split_names(source)[measured["source_row"]]
     table = pd.DataFrame({"id": [r.id for r in usable], "label": codes[0], "split": splits}).join(measured)
     if any(not is_missing(r.true_label) for r in usable):
         table["true_label"] = codes[1]
@@ -368,8 +376,7 @@ def _encode(
     if names is None:
         labels = [label_text(label) for label in labels]
         true_labels = [None if label_problem(label) else label_text(label) for label in true_labels]
-        texts = {str(label) for label in labels}
-        names = tuple(sorted(texts, key=int) if all(map(str.isdecimal, texts)) else sorted(texts))
+        names = tuple(ordered_names(map(str, labels)))
     known: dict[str, int] = {}
 
     def encoded(values: list[object]) -> np.ndarray:

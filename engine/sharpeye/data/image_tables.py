@@ -3,7 +3,6 @@ shards."""
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from sharpeye.config import SourceOptions
 from sharpeye.data.folders import linked
 from sharpeye.data.images import Encoded, Unreadable
 from sharpeye.data.records import Record, Source
-from sharpeye.data.tables import found, label_column_of, read_parquet_schema, true_column_of
+from sharpeye.data.tables import found, label_column_of, read_parquet_schema, readable, true_column_of
 from sharpeye.errors import InputError
 from sharpeye.files import file_stamp
 
@@ -41,9 +40,9 @@ def open_shard(path: Path, split: str | None = None) -> tuple[Shard, pa.Schema]:
     """A Parquet or Arrow file, and its schema; raises InputError that names it."""
     if path.suffix.lower() == ".parquet":
         schema = read_parquet_schema(path)
-        with _readable(path):
+        with readable(path, path.suffix[1:]):
             return Shard(path, split, pq.ParquetFile(path).metadata.num_rows), schema
-    with _readable(path), pa.memory_map(str(path)) as file:
+    with readable(path, path.suffix[1:]), pa.memory_map(str(path)) as file:
         reader = pa.ipc.open_stream(file)
         return Shard(path, split, sum(batch.num_rows for batch in reader)), reader.schema
 
@@ -81,7 +80,7 @@ def image_table(name: str, shards: list[tuple[Shard, pa.Schema]], options: Sourc
 
     splits = None
     if split_column:
-        splits = np.concatenate([_column(shard.path, split_column) for shard, _ in shards])
+        splits = np.concatenate([_column(shard, split_column) for shard, _ in shards])
     elif any(shard.split for shard, _ in shards):
         splits = np.repeat(
             np.array([shard.split for shard, _ in shards], dtype=object), np.diff(ends, prepend=0)
@@ -91,19 +90,11 @@ def image_table(name: str, shards: list[tuple[Shard, pa.Schema]], options: Sourc
     return Source(name, int(ends[-1]), declared, read, stamp, splits, numbered=declared is not None)
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable {path.suffix[1:]} file ({error})") from error
-
-
 def _rows(path: Path, columns: list[str], wanted: np.ndarray) -> Iterator[tuple[int, dict[str, object]]]:
     """Some rows of a file, by ascending number, few at a time."""
     if not len(wanted):
         return
-    with _readable(path):
+    with readable(path, path.suffix[1:]):
         for start, batch in _batches(path, columns, wanted):
             rows = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, start + batch.num_rows)]
             for first in range(0, len(rows), BATCH_ROWS):
@@ -134,10 +125,10 @@ def _batches(path: Path, columns: list[str], wanted: np.ndarray) -> Iterator[tup
         start += size
 
 
-def _column(path: Path, name: str) -> np.ndarray:
-    every = np.arange(open_shard(path)[0].count)
-    with _readable(path):
-        values = [one for _, batch in _batches(path, [name], every) for one in batch.column(0).to_pylist()]
+def _column(shard: Shard, name: str) -> np.ndarray:
+    batches = _batches(shard.path, [name], np.arange(shard.count))
+    with readable(shard.path, shard.path.suffix[1:]):
+        values = [value for _, batch in batches for value in batch.column(0).to_pylist()]
     return np.array([*values, None], dtype=object)[:-1]
 
 

@@ -1,7 +1,6 @@
 """What a tree of files says of its images: their classes and splits. Of folders and archives alike."""
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -21,6 +20,7 @@ SPLIT_NAMES = {
 }
 # What people add to the name of a split: training_set, seg_train, test-images.
 FILLERS = {"set", "sets", "seg", "split", "data", "dataset", "image", "images", "img", "imgs", "folder"}
+BESIDE = "lies beside the class folders, not in one"
 JUNK = re.compile(r"\..*|@.*|__MACOSX|#recycle|\$RECYCLE\.BIN|System Volume Information|lost\+found")
 
 
@@ -85,21 +85,21 @@ def read_layout(paths: list[PurePosixPath]) -> Layout:
     notes: list[str] = []
     splits = _split_folders(inner)
     entries, skipped = [], []
-    left_out = Counter[str]()
+    left_out: dict[str, None] = {}
     for path, below in zip(files, inner, strict=True):
         if len(below.parts) < 2:
             if _is_image(path):
-                skipped.append((str(path), "lies beside the class folders, not in one"))
+                skipped.append((str(path), BESIDE))
             continue
         split, folder = None, wrapper
         if splits:
             if below.parts[0] not in splits:
-                left_out[below.parts[0]] += 1
+                left_out[below.parts[0]] = None
                 continue
             split = below.parts[0]
             folder, below = wrapper / splits[split], below.relative_to(splits[split])
             if len(below.parts) < 2:
-                skipped.append((str(path), "lies beside the class folders, not in one"))
+                skipped.append((str(path), BESIDE))
                 continue
         if _is_image(path):
             entries.append(Entry(path, folder, below.parts[0], split))

@@ -1,13 +1,14 @@
 """What every source of images is read as: a countable, re-readable stream of records."""
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from sharpeye.data.images import Encoded
+from sharpeye.data.layout import split_name
 
 # A whole number that went through floats.
 WHOLE = re.compile(r"([+-]?\d+)\.0*")
@@ -47,8 +48,22 @@ class Source:
     stamp: object
     splits: np.ndarray | None = None
     numbered: bool = False
-    skipped: tuple[tuple[str, str], ...] = field(default=())
+    skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def split_names(source: Source) -> np.ndarray:
+    """The split of each row of a source, as `split_name` has it, (N,); empty where it is marked as none."""
+    if source.splits is None:
+        return np.full(source.count, "", dtype=object)
+    marks, codes = np.unique(source.splits.astype(str), return_inverse=True)
+    return np.array([*(split_name(mark) or "" for mark in marks), ""], dtype=object)[codes]
+
+
+def ordered_names(names: Iterable[str]) -> list[str]:
+    """Names of classes, each once, in order: as numbers where all of them are numbers."""
+    known = set(names)
+    return sorted(known, key=int) if all(map(str.isdecimal, known)) else sorted(known)
 
 
 def is_missing(label: object) -> bool:

@@ -7,14 +7,12 @@ from importlib import resources
 from pathlib import Path
 from typing import assert_never
 
-import numpy as np
-
 from sharpeye.config import SourceOptions
 from sharpeye.data.archives import ARCHIVE_SUFFIXES, archive, web_dataset
 from sharpeye.data.folders import class_folders
 from sharpeye.data.image_tables import holds_images, image_table, open_shard
 from sharpeye.data.layout import split_name
-from sharpeye.data.records import Source
+from sharpeye.data.records import Source, split_names
 from sharpeye.data.tables import kind_of, manifest, read_parquet_schema
 from sharpeye.data.torchvision_sets import torchvision_dataset
 from sharpeye.errors import InputError
@@ -106,6 +104,8 @@ def _many(pattern: str, options: SourceOptions) -> Source:
 
 
 def _image_files(name: str, paths: list[Path], options: SourceOptions) -> Source:
+    if not paths:
+        raise InputError(f"{name}: no .arrow file is there")
     shards = [open_shard(path, split_of_shard(path)) for path in paths]
     if lacking := next((shard for shard, schema in shards if not holds_images(schema)), None):
         raise InputError(f"{lacking.path}: it has no column of image bytes")
@@ -122,6 +122,4 @@ def split_of_shard(path: Path) -> str | None:
 
 def has_splits(source: Source) -> bool:
     """Whether a source says itself which of its images are the validation split."""
-    if source.splits is None:
-        return False
-    return "validation" in {split_name(name) for name in np.unique(source.splits.astype(str))}
+    return bool((split_names(source) == "validation").any())

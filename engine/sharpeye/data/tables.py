@@ -2,9 +2,12 @@
 and the files of annotation tools."""
 
 import gzip
+import io
 import json
+import os
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -54,11 +57,9 @@ def read_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """
     kind = kind_of(path)
     if kind == ".parquet":
-        try:
+        with readable(path, "Parquet"):
             # What pandas noted in the file of its index is left aside: it may be damaged.
             return pq.read_table(path).to_pandas(ignore_metadata=True).astype(object), ()
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise InputError(f"{path}: not a readable Parquet file ({error})") from error
     if kind in ANNOTATION_SUFFIXES:
         return read_annotations(path)
     text, notes = _text(path)
@@ -78,10 +79,8 @@ def first_rows(path: Path, count: int = 5) -> pd.DataFrame | None:
         return None
     if kind != ".parquet":
         return read_table(path)[0].head(count)
-    try:
+    with readable(path, "Parquet"):
         batch = next(pq.ParquetFile(path).iter_batches(count), None)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error})") from error
     rows = pd.DataFrame([] if batch is None else batch.to_pylist(), dtype=object)
     return rows.map(lambda value: PICTURE if isinstance(value, bytes | dict) else value)
 
@@ -114,8 +113,6 @@ def _text(path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def _separated(path: Path, text: str, kind: str) -> pd.DataFrame:
-    import io
-
     header = text.partition("\n")[0]
     separator = "\t" if kind in (".tsv", ".tab") else max(SEPARATORS, key=header.count)
     try:
@@ -145,13 +142,12 @@ def _json_lines(path: Path, text: str) -> pd.DataFrame:
     )
 
 
-def manifest(path: Path, options: SourceOptions, own: bool = True) -> Source:
+def manifest(path: Path, options: SourceOptions) -> Source:
     """A table of image paths and labels, optionally with true labels and splits.
 
     Args:
         path: of the table. Image paths are relative to its folder, or to `options.image_root`.
         options: how to read it.
-        own: whether it is the training source, and not its validation split.
 
     Raises:
         InputError: it cannot be read, or has no such column.
@@ -211,8 +207,6 @@ def _image_at(root: Path, name: str, follow_links: bool) -> Encoded:
 
 def _below(root: Path, file: Path) -> bool:
     """Whether a path stays below a folder, links aside."""
-    import os
-
     return Path(os.path.normpath(file)).is_relative_to(root)
 
 
@@ -254,7 +248,14 @@ def true_column_of(path: Path, columns: list[str], options: SourceOptions) -> st
 
 def read_parquet_schema(path: Path) -> pa.Schema:
     """The Arrow schema of a Parquet file; raises InputError that names the file."""
-    try:
+    with readable(path, "Parquet"):
         return pq.read_schema(path)
+
+
+@contextmanager
+def readable(path: Path, kind: str) -> Iterator[None]:
+    """What Arrow raises inside the block becomes an InputError that names the file, and what it should be."""
+    try:
+        yield
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+        raise InputError(f"{path}: not a readable {kind} file ({error})") from error

@@ -105,10 +105,14 @@ def posterior_of_probabilities(
     shares = None if prior is None else np.asarray(prior, dtype=np.float64)
     if shares is not None and (shares.shape != p.shape[1:] or not (shares >= 0).all() or shares.sum() <= 0):
         raise InputError(f"prior must be {p.shape[1]} shares, none of them negative")
-    classes = np.broadcast_to(np.arange(p.shape[1]), p.shape)
-    candidates = Candidates(classes, -np.log(np.maximum(p, SMALLEST)))
     shares = None if shares is None else shares / shares.sum()
-    return noise_posterior(candidates, given.astype(np.int64), p.shape[1], temperature=1.0, prior=shares)
+    return noise_posterior(every_class(p), given.astype(np.int64), p.shape[1], temperature=1.0, prior=shares)
+
+
+def every_class(probabilities: np.ndarray) -> Candidates:
+    """−log of the probability of every class, (N, C)."""
+    classes = np.broadcast_to(np.arange(probabilities.shape[1]), probabilities.shape)
+    return Candidates(classes, -np.log(np.maximum(probabilities, SMALLEST)))
 
 
 def _matrix(name: str, values: ArrayLike) -> np.ndarray:

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 
 from sharpeye.config import VERSION, RunConfig, digest
-from sharpeye.data.dataset import LabeledImages, check_room
+from sharpeye.data.dataset import LabeledImages, check_room, source_rows
 from sharpeye.data.records import Source
 from sharpeye.progress import image_report
 from sharpeye.runs.context import RunContext, with_smaller_batches
@@ -42,8 +41,7 @@ def embedded(context: RunContext, source: Source, images: LabeledImages) -> Labe
         )
         needed = 2 * encoder.width * len(images)
         check_room(path.parent, needed, f"{images.name}: the features", "--limit")
-        table = pd.read_parquet(images.folder / "table.parquet", columns=["source_row"])
-        rows, report = table["source_row"].to_numpy(), image_report(EMBED, execution.report)
+        rows, report = source_rows(images), image_report(EMBED, execution.report)
 
         def attempt(divisor: int) -> None:
             write_features(source, rows, encoder, path, device, report, divisor)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from sharpeye.data.dataset import measures_of, open_dataset
+from sharpeye.data.dataset import measures_of, open_dataset, source_rows
 from sharpeye.data.folders import linked, walk
 from sharpeye.data.images import encoded
 from sharpeye.data.layout import read_layout
@@ -171,27 +171,31 @@ def export(
         with replacing(target / file.name) as temporary:
             temporary.write_bytes(file.content(tables[file.table]))
     for name in formats:
-        write_for_peer(connection, workspace, row, name, target / PEERS[name].file)
+        write_for_peer(connection, workspace, row, tables["labels"], name, target / PEERS[name].file)
     return tables["labels"]
 
 
 def write_for_peer(
-    connection: sqlite3.Connection, workspace: Workspace, row: RunRow, name: str, path: Path
+    connection: sqlite3.Connection,
+    workspace: Workspace,
+    row: RunRow,
+    labels: pd.DataFrame,
+    name: str,
+    path: Path,
 ) -> None:
-    """Write the file of a run for another tool, of PEERS.
+    """Write the file of a run for another tool, of PEERS; its labels as of `cleaned_labels`.
 
     Raises:
         InputError: the run has no scores yet, or an image cannot be read any more.
     """
     result, data = read_result(workspace.run(row.id)), row.run_config().data
-    labels = cleaned_labels(connection, workspace, row)
     images = open_dataset(workspace.decoded / result.images.training)
     at = pd.Index(images.ids).get_indexer(pd.Index(labels["id"]))
     # In the order of the source, which then is read once.
     labels, at = labels.iloc[np.argsort(at)].reset_index(drop=True), np.sort(at)
     sizes = measures_of(images)[["width", "height"]].to_numpy()[at]
     folder = Path(dataset_source(connection, row.dataset)[0]).name
-    rows = pd.read_parquet(images.folder / "table.parquet", columns=["source_row"])["source_row"].to_numpy()
+    rows = source_rows(images)
 
     def contents() -> Iterator[bytes]:
         source, wanted = open_training(data), labels["id"].tolist()

@@ -96,6 +96,24 @@ class TrainedStage:
 
 
 @dataclass(frozen=True)
+class TrainedNetwork:
+    """A network trained on the given labels.
+
+    Attributes:
+        model: on its device.
+        identity: what identifies it.
+        stages: `pretrain`; none where the configuration leaves that out.
+    """
+
+    model: Classifier
+    identity: str
+    stages: dict[str, TrainedStage]
+
+    def key(self) -> str:
+        return self.identity
+
+
+@dataclass(frozen=True)
 class Minimum:
     """A network at a minimum of the validation risk.
 
@@ -247,23 +265,22 @@ def first_minimum(
 ) -> Minimum:
     """A minimum of the validation risk: pre-trained on the given labels, then trained on the validation
     split."""
-    model, start, stages = given_label_network(context, training)
+    network = given_label_network(context, training)
     plan = replace(_plan(context, "minimum", len(validation)), optimizer=optimizer)
-    stage = _train_on_split(context, minimum_stage(optimizer), start, model, validation, plan)
-    return Minimum(model.eval(), stage.identity, 1.0, stages | {"minimum": stage})
+    stage = _train_on_split(
+        context, minimum_stage(optimizer), network.identity, network.model, validation, plan
+    )
+    return Minimum(network.model.eval(), stage.identity, 1.0, network.stages | {"minimum": stage})
 
 
-def given_label_network(
-    context: RunContext, training: LabeledImages
-) -> tuple[Classifier, str, dict[str, TrainedStage]]:
-    """A network trained on the given labels, unless the configuration leaves that out; what identifies it;
-    and the stage."""
+def given_label_network(context: RunContext, training: LabeledImages) -> TrainedNetwork:
+    """A network trained on the given labels, unless the configuration leaves that out."""
     start, model = _new_network(context, training, context.config.seed)
     if not context.config.pretrains:
-        return model, start, {}
+        return TrainedNetwork(model, start, {})
     plan = _plan(context, "pretrain", len(training))
     stage = _train_on_split(context, PRETRAIN, start, model, training, plan)
-    return model, stage.identity, {"pretrain": stage}
+    return TrainedNetwork(model, stage.identity, {"pretrain": stage})
 
 
 def _new_network(context: RunContext, training: LabeledImages, seed: int) -> tuple[str, Classifier]:

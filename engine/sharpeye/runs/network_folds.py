@@ -21,6 +21,7 @@ from sharpeye.runs.folds import assign_folds, beliefs_of_folds, joined_evaluatio
 from sharpeye.runs.minimum import (
     BelievedImages,
     Minimum,
+    TrainedNetwork,
     TrainedStage,
     evaluate_minima,
     first_minimum,
@@ -32,18 +33,6 @@ from sharpeye.runs.minimum import (
 from sharpeye.runs.stages import BELIEFS
 from sharpeye.training.batches import mirror, read_batches
 from sharpeye.training.budgets import NETWORK_FOLDS
-from sharpeye.training.models import Classifier
-
-
-@dataclass(frozen=True)
-class TrainedNetwork:
-    """A network and what identifies it."""
-
-    model: Classifier
-    identity: str
-
-    def key(self) -> str:
-        return self.identity
 
 
 @dataclass(frozen=True)
@@ -101,11 +90,11 @@ def _cross_fitted_beliefs(
     losses, stages = [], []
     for number in range(NETWORK_FOLDS):
         inside = of_fold(context, number)
-        model, identity, stage = given_label_network(inside, training.subset(fold != number))
-        held = training.subset(fold == number)
-        inputs = LossInputs(TrainedNetwork(model.eval(), identity), held, context.config.mirror)
+        network = given_label_network(inside, training.subset(fold != number))
+        network.model.eval()
+        inputs = LossInputs(network, training.subset(fold == number), context.config.mirror)
         losses.append(cached(inside, "fold-losses", inputs, _losses, save_array, load_array))
-        stages.append(stage)
+        stages.append(network.stages)
     return beliefs_of_folds(training.labels, len(training.class_names), losses, fold), stages
 
 

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 
 from sharpeye.config import SourceOptions
 from sharpeye.data.dataset import LabeledImages
-from sharpeye.data.records import label_problem, label_text
+from sharpeye.data.records import label_problem, label_text, ordered_names
 from sharpeye.data.tables import found, label_column_of, read_table
 from sharpeye.errors import InputError
-from sharpeye.influence.base import Candidates, ScoringContext
+from sharpeye.influence.base import ScoringContext
+from sharpeye.influence.features import every_class
 from sharpeye.influence.noise_posterior import RELIANCE, NoisePosterior, noise_posterior
 from sharpeye.progress import ignore
 from sharpeye.runs.context import Execution
@@ -23,7 +24,6 @@ from sharpeye.runs.scores import ranks_of
 # Usual names of a column that holds a vector.
 VECTOR_COLUMNS = ("features", "embedding", "embeddings", "feature", "probabilities", "pred_probs", "probs")
 LARGEST_ERROR = 1e-2
-SMALLEST = 1e-12
 
 
 def read_labels(path: Path, label_column: str | None) -> pd.DataFrame:
@@ -45,8 +45,8 @@ def read_labels(path: Path, label_column: str | None) -> pd.DataFrame:
 
 
 def read_matrix(path: Path, rows: int) -> np.ndarray:
-    """A matrix of a .npy or .npz file or of Parquet (a column of vectors, or columns of
-    numbers), float32, (N, d).
+    """A matrix of a .npy or .npz file or of Parquet (a column of vectors, or columns of numbers),
+    float32, (N, d).
 
     Raises:
         InputError: it cannot be read, has another number of rows, or holds numbers that are none.
@@ -138,10 +138,8 @@ def judge_probabilities(
         InputError: a row is no distribution, or the columns do not fit the labels.
     """
     texts = labels.astype(str)
-    known = sorted(set(texts), key=int) if all(map(str.isdecimal, texts)) else sorted(set(texts))
-    names = np.array(class_names or known, dtype=object)
+    names = np.array(class_names or ordered_names(texts), dtype=object)
     if len(names) != probabilities.shape[1]:
-        listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
         listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
         raise InputError(
             f"{probabilities.shape[1]} columns of probabilities for {len(names)} classes ({listed}): name "
@@ -154,9 +152,7 @@ def judge_probabilities(
     if (codes < 0).any():
         row = int((codes < 0).argmax())
         raise InputError(f"labels, row {row + 1}: {texts[row]!r} is none of {', '.join(names[:20])}")
-    classes = np.broadcast_to(np.arange(len(names)), probabilities.shape)
-    candidates = Candidates(classes, -np.log(np.maximum(probabilities, SMALLEST)))
-    beliefs = noise_posterior(candidates, codes.astype(np.int64), len(names))
+    beliefs = noise_posterior(every_class(probabilities), codes.astype(np.int64), len(names))
     return judged(labels, names, beliefs), beliefs
 
 

@@ -476,6 +476,10 @@ def test_data_sets_saved_to_disk(tmp_path: Path) -> None:
     training, validation = splits(tmp_path / "saved", tmp_path / "cache")
     assert (len(training), len(validation)) == (9, 6)
     assert len(load(tmp_path / "saved" / "train", tmp_path / "cache")) == 9
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "dataset_dict.json").write_text('{"splits": []}')
+    with pytest.raises(InputError, match=r"empty: no \.arrow file is there"):
+        load(tmp_path / "empty", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
