@@ -12,13 +12,13 @@ from sharpeye.specs import SourceSpec, ValidationSpec, absolute, parse_source, p
 
 # Changes when the same configuration computes, or keeps, something else. It is a part of what identifies runs
 # and artifacts.
-VERSION = 9
+VERSION = 10
 BUDGETS = ("fast", "standard", "thorough")
 OPTIMIZERS = ("lpf-sgd", "sam", "erm")
 PARAMETERS = ("head", "last-block", "all")
 NAMED_WEIGHTS = ("random", "pretrained")
 # Of other tools, see `sharpeye.runs.peers`.
-EXPORT_FORMATS = ("label-studio", "cvat", "coco", "cleanlab", "hugging-face")
+EXPORT_FORMATS = ("label-studio", "fiftyone", "cvat", "coco", "cleanlab", "hugging-face")
 CURVATURES = ("kfac", "ekfac", "diagonal", "dense")
 TUNES = ("head", "all")
 # Images up to so many pixels a side are icons to the pre-trained backbones.

@@ -1,4 +1,4 @@
-"""Labels in the files of annotation tools: Label Studio's JSON, CVAT's XML, COCO's JSON."""
+"""Labels in the files of annotation tools: JSON of Label Studio, FiftyOne and COCO, CVAT's XML."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,8 @@ from sharpeye.errors import InputError
 # Of an image, its label, and who gave it.
 COLUMNS = ["path", "label", "who"]
 FILE_BYTES = 2**30
+# In FiftyOne, a field that holds one label.
+CLASSIFICATION = "Classification"
 
 
 def read_annotations(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -31,12 +33,20 @@ def read_annotations(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
             rows = _cvat(ElementTree.parse(path).getroot())
         else:
             content = json.loads(path.read_text("utf-8-sig"))
-            rows = _label_studio(content) if isinstance(content, list) else _coco(content)
+            if isinstance(content, list):
+                rows = _label_studio(content)
+            elif "samples" in content:
+                rows = _fiftyone_samples(content["samples"], path.parent)
+            elif "labels" in content:
+                rows = _fiftyone_labels(content, path.parent)
+            else:
+                rows = _coco(content)
     except (OSError, ValueError, ElementTree.ParseError, RecursionError) as error:
         raise InputError(f"{path}: not readable ({error})") from error
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
-            f"{path}: neither JSON of Label Studio or COCO nor CVAT's XML ({type(error).__name__}: {error})"
+            f"{path}: neither JSON of Label Studio, FiftyOne or COCO nor CVAT's XML ({type(error).__name__}: "
+            f"{error})"
         ) from error
     if not rows:
         raise InputError(f"{path}: no image in it has a label")
@@ -89,6 +99,40 @@ def _who(person: object) -> str:
     if isinstance(person, dict):
         person = person.get("email") or person.get("username") or person.get("id")
     return "" if person is None else str(person)
+
+
+def _fiftyone_samples(samples: list[Any], folder: Path) -> list[tuple[str, str, str]]:
+    """Samples of a `FiftyOneDataset`: the label in `ground_truth`, or in the only field that holds one."""
+    rows = []
+    for sample in samples:
+        known = {name: value for name, value in sample.items() if isinstance(value, dict)}
+        labels = {
+            name: value.get("label") for name, value in known.items() if value.get("_cls") == CLASSIFICATION
+        }
+        label = labels.get("ground_truth") or (next(iter(labels.values())) if len(labels) == 1 else None)
+        if label is not None:
+            rows.append((_below(str(sample["filepath"]), folder), str(label), ""))
+    return rows
+
+
+def _fiftyone_labels(content: dict[str, Any], folder: Path) -> list[tuple[str, str, str]]:
+    """A `FiftyOneImageClassificationDataset`: labels by the names of files in data/, without their suffix."""
+    classes = content.get("classes")
+    files = {path.stem: f"data/{path.name}" for path in sorted((folder / "data").glob("*"))}
+    rows = []
+    for name, label in content["labels"].items():
+        if isinstance(label, dict):
+            label = label["label"]
+        if isinstance(label, int) and classes:
+            label = classes[label]
+        if label is not None:
+            rows.append((files.get(name, name), str(label), ""))
+    return rows
+
+
+def _below(path: str, folder: Path) -> str:
+    """A path relative to a folder, where it lies below it."""
+    return Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else path
 
 
 def _cvat(root: ElementTree.Element) -> list[tuple[str, str, str]]:

@@ -28,7 +28,25 @@ def near_duplicate_pairs(images: LabeledImages) -> np.ndarray:
     equal = equal[equal[:, 0] != equal[:, 1]]
     hashes = measures_of(images)["perceptual_hash"].to_numpy()
     close = first[close_hashes(hashes[first])]
-    return np.concatenate([equal, close[_alike(images, close)]])
+    if len(close):
+        close = close[_alike(*(_thumbnails(images, side) for side in close.T))]
+    return np.concatenate([equal, close])
+
+
+def near_duplicates_across(one: LabeledImages, other: LabeledImages) -> np.ndarray:
+    """Pairs of an image of one set and one of another that show the same, without equal pixels, (P, 2).
+
+    Plain pictures are left aside: all of them are alike.
+    """
+    hashes = [measures_of(images)["perceptual_hash"].to_numpy() for images in (one, other)]
+    close = close_hashes(np.concatenate(hashes))
+    close = close[(close[:, 0] < len(one)) & (close[:, 1] >= len(one))] - [0, len(one)]
+    close = close[one.hashes[close[:, 0]] != other.hashes[close[:, 1]]]
+    if not len(close):
+        return close
+    here, there = _thumbnails(one, close[:, 0]), _thumbnails(other, close[:, 1])
+    plain = np.minimum(here.std(1), there.std(1)) < PLAIN_CONTRAST
+    return close[_alike(here, there) & ~plain]
 
 
 def close_hashes(hashes: np.ndarray) -> np.ndarray:
@@ -60,16 +78,19 @@ def groups_of(pairs: np.ndarray, size: int) -> np.ndarray:
     return groups
 
 
-def _alike(images: LabeledImages, pairs: np.ndarray) -> np.ndarray:
-    """Whether the thumbnails of pairs of images are alike, (P,)."""
-    rows, position = np.unique(pairs, return_inverse=True)
-    if not len(rows):
-        return np.zeros(0, dtype=bool)
-    pictures = (Image.open(io.BytesIO(preview(images.folder, int(images.rows[row])))) for row in rows)
-    grey = np.stack([thumbnail(picture).ravel() for picture in pictures])
-    contrast = grey.std(1)
-    standard = (grey - grey.mean(1, keepdims=True)) / np.maximum(contrast, 1e-6)[:, None]
-    one, other = position.reshape(pairs.shape).T
-    plain = np.minimum(contrast[one], contrast[other]) < PLAIN_CONTRAST
-    equally_light = np.abs(grey[one] - grey[other]).mean(1) < PLAIN_CONTRAST
-    return np.where(plain, equally_light, (standard[one] * standard[other]).mean(1) > ALIKE)
+def _alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Whether thumbnails of pairs of images, (P, pixels) each, are alike, (P,)."""
+    contrasts, standard = [], []
+    for grey in (one, other):
+        contrasts.append(grey.std(1))
+        standard.append((grey - grey.mean(1, keepdims=True)) / np.maximum(contrasts[-1], 1e-6)[:, None])
+    plain = np.minimum(*contrasts) < PLAIN_CONTRAST
+    equally_light = np.abs(one - other).mean(1) < PLAIN_CONTRAST
+    return np.where(plain, equally_light, (standard[0] * standard[1]).mean(1) > ALIKE)
+
+
+def _thumbnails(images: LabeledImages, which: np.ndarray) -> np.ndarray:
+    """Grey thumbnails of some images, in the order asked for, (P, pixels)."""
+    known, position = np.unique(which, return_inverse=True)
+    pictures = (Image.open(io.BytesIO(preview(images.folder, int(row)))) for row in images.rows[known])
+    return np.stack([thumbnail(picture).ravel() for picture in pictures])[position]

@@ -20,10 +20,10 @@ from sharpeye.specs import DemoSource, FileSource, SourceSpec, TorchvisionSource
 
 KINDS = (
     "a folder, a zip or tar file of class folders, a .csv, .tsv, .jsonl, .parquet or .arrow file, "
-    "annotations of Label Studio, COCO or CVAT, demo, or torchvision:NAME"
+    "annotations of Label Studio, FiftyOne, COCO or CVAT, demo, or torchvision:NAME"
 )
-# Beside the images of a folder, in Hugging Face's layout.
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+# Beside the images of a folder: in Hugging Face's layout, and in FiftyOne's.
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "samples.json", "labels.json")
 
 
 def open_source(spec: SourceSpec, options: SourceOptions, default_split: str = "train") -> Source:
@@ -81,8 +81,9 @@ def _folder(root: Path, options: SourceOptions) -> Source:
         return _image_files(str(root), sorted(root.glob("*/*.arrow")), options)
     if (root / "state.json").exists() and (arrows := sorted(root.glob("*.arrow"))):
         return _image_files(str(root), arrows, options)
-    if table := next((root / name for name in METADATA if (root / name).is_file()), None):
-        return manifest(table, options)
+    tables = [path for name in METADATA if (path := root / name).is_file() and path.stat().st_size]
+    if tables:
+        return manifest(tables[0], options)
     shards = sorted(path for place in (root, root / "data") for path in place.glob("*.parquet"))
     if shards and all(holds_images(read_parquet_schema(path)) for path in shards):
         return _image_files(str(root), shards, options)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sharpeye.data.dataset import LabeledImages
+from sharpeye.data.near_duplicates import near_duplicates_across
 from sharpeye.data.records import label_text
 from sharpeye.data.tables import read_table
 from sharpeye.errors import InputError
@@ -115,7 +116,8 @@ def reconcile(
     Training images that also stand in the validation split (equal content hash) under the same label, and
     training images of a class that has no validation image, are left out with a warning and a row in
     `skipped`. Those that stand there under another label are wrong for certain: they stay, with that label as
-    `trusted`.
+    `trusted`. So do pictures that are nearly the same as one there, under other labels alone: on CIFAR-10N
+    and the demo, the trusted label was the true one of every such pair.
 
     Args:
         training: the training set.
@@ -129,7 +131,9 @@ def reconcile(
     validation = _with_classes_of(training, validation)
     trusted = trusted_labels(training, validation)
     leaked = (trusted >= 0) & (trusted == training.labels)
-    wrong = (trusted >= 0) & ~leaked
+    alike = near_trusted_labels(training, validation)
+    trusted = np.where(trusted < 0, alike, trusted)
+    wrong = (trusted >= 0) & (trusted != training.labels)
     if wrong.any():
         names = np.array(training.class_names, dtype=object)
         told = [
@@ -139,7 +143,8 @@ def reconcile(
             )
         ]
         log.warning(
-            "%s: %d of its images stand in the validation split under another label, and rank first: %s",
+            "%s: %d of its images stand in the validation split, or nearly so, under another label; they "
+            "rank first: %s",
             training.name,
             wrong.sum(),
             _some(np.array(told)),
@@ -183,6 +188,17 @@ def trusted_labels(training: LabeledImages, validation: LabeledImages) -> np.nda
     for at in np.flatnonzero(np.isin(training.hashes, validation.hashes)):
         known, given = labels[training.hashes[at]], int(training.labels[at])
         found[at] = given if given in known else min(known)
+    return found
+
+
+def near_trusted_labels(training: LabeledImages, validation: LabeledImages) -> np.ndarray:
+    """The label of nearly the same picture in the validation split, (N,); −1 where there is none, and where
+    one there has the given label."""
+    found = np.full(len(training), -1, dtype=np.int64)
+    pairs = near_duplicates_across(training, validation)
+    found[pairs[:, 0]] = validation.labels[pairs[:, 1]]
+    agreeing = pairs[training.labels[pairs[:, 0]] == validation.labels[pairs[:, 1]], 0]
+    found[agreeing] = -1
     return found
 
 

@@ -67,12 +67,13 @@ def _import_annotations(connection: sqlite3.Connection, workspace: Workspace, ro
         object
     )
     known = scores.set_index("id")
-    folder = Path(dataset_source(connection, row.dataset)[0]).name
+    source = Path(dataset_source(connection, row.dataset)[0])
+    root = row.run_config().data.options.image_root or (source if source.is_dir() else source.parent)
     annotated, _ = read_annotations(path)
     decisions: dict[str, list[Decision]] = {}
     for image, label, who in annotated.itertuples(index=False):
-        inside = image.removeprefix(f"{folder}/")
-        name = next((one for one in (image, inside) if one in known.index), None)
+        names = image, image.removeprefix(f"{root}/"), image.removeprefix(f"{source.name}/")
+        name = next((one for one in names if one in known.index), None)
         if name is None:
             raise InputError(f"{path}: {image!r} is no image of run {row.id}")
         if label not in classes:

@@ -18,6 +18,7 @@ from sharpeye.data.folders import linked, walk
 from sharpeye.data.images import encoded
 from sharpeye.data.layout import read_layout
 from sharpeye.data.load import open_training
+from sharpeye.data.records import Record
 from sharpeye.data.splits import listed_labels
 from sharpeye.data.tables import read_parquet_schema
 from sharpeye.errors import InputError
@@ -197,16 +198,27 @@ def write_for_peer(
     folder = Path(dataset_source(connection, row.dataset)[0]).name
     rows = source_rows(images)
 
-    def contents() -> Iterator[bytes]:
+    def records() -> Iterator[Record]:
         source, wanted = open_training(data), labels["id"].tolist()
         known = source.read(rows[at]) if rows.max() < source.count else iter(())
         for name in wanted:
             record = next(known, None)
             if record is None or record.id != name:
                 raise InputError(f"{data.train}: its images changed since the run; start it again")
-            yield encoded(name, record.image)
+            yield record
 
-    table = LabeledTable(row.id, result.classes_in_order, labels, folder, sizes, contents)
+    def contents() -> Iterator[bytes]:
+        return (encoded(record.id, record.image) for record in records())
+
+    def files() -> Iterator[Path]:
+        for record in records():
+            if not isinstance(record.image, Path):
+                raise InputError(
+                    f"{data.train}: its images are no files of their own, which this format needs"
+                )
+            yield record.image
+
+    table = LabeledTable(row.id, result.classes_in_order, labels, folder, sizes, contents, files)
     with replacing(path) as temporary:
         PEERS[name].write(table, temporary)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharpeye.config import EXPORT_FORMATS
+from sharpeye.data.annotations import CLASSIFICATION
 from sharpeye.runs.spreadsheets import spreadsheet_safe
 
 # In Label Studio's labeling configuration.
@@ -33,6 +34,7 @@ class LabeledTable:
         folder: name of the folder or file that the images are from.
         sizes: width and height of each image, (N, 2).
         images: reads the images themselves, in the order of the labels, as PNG or as they are.
+        files: their files, in that order; raises InputError where the source keeps images otherwise.
     """
 
     run: str
@@ -41,6 +43,7 @@ class LabeledTable:
     folder: str
     sizes: np.ndarray
     images: Callable[[], Iterator[bytes]]
+    files: Callable[[], Iterator[Path]]
 
 
 def label_studio(table: LabeledTable, path: Path) -> None:
@@ -79,6 +82,34 @@ def _choice(label: str) -> dict[str, object]:
 
 def _number(value: float) -> float | None:
     return None if pd.isna(value) else round(float(value), 6)
+
+
+def fiftyone(table: LabeledTable, path: Path) -> None:
+    """Samples of FiftyOne's `LegacyFiftyOneDataset`, whose folder this file makes: given, suggested and final
+    labels, P(wrong) and the decision as fields; the tag "mistake" where the label changes, or is more likely
+    wrong than right and open."""
+    samples = []
+    for row, file in zip(table.labels.to_dict("records"), table.files(), strict=True):
+        changed = row["final_label"] != row["given_label"]
+        likely = row["decision"] in ("", "skip") and row["wrong_probability"] > 0.5
+        suggested = row["suggested_label"] if isinstance(row["suggested_label"], str) else None
+        samples.append(
+            {
+                "filepath": str(file),
+                "tags": ["mistake"] if changed or likely else [],
+                "metadata": None,
+                "ground_truth": _classification(row["final_label"]),
+                "given_label": _classification(row["given_label"]),
+                "suggested_label": suggested and _classification(suggested, _number(row["confidence"])),
+                "wrong_probability": _number(row["wrong_probability"]),
+                "decision": row["decision"] or None,
+            }
+        )
+    path.write_text(json.dumps({"samples": samples}, ensure_ascii=False), encoding="utf-8")
+
+
+def _classification(label: str, confidence: float | None = None) -> dict[str, object]:
+    return {"_cls": CLASSIFICATION, "tags": [], "label": label, "confidence": confidence}
 
 
 def cvat(table: LabeledTable, path: Path) -> None:
@@ -175,6 +206,7 @@ PEERS = dict(
         EXPORT_FORMATS,
         (
             Peer("Label Studio", "label_studio.json", label_studio),
+            Peer("FiftyOne", "fiftyone/samples.json", fiftyone),
             Peer("CVAT", "cvat.xml", cvat),
             Peer("COCO", "coco.json", coco),
             Peer("cleanlab", "cleanlab.csv", cleanlab),

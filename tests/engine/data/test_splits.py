@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sharpeye.config import SourceOptions
 from sharpeye.data.dataset import LabeledImages, ingest
@@ -13,6 +14,7 @@ from sharpeye.data.sources import open_source
 from sharpeye.data.splits import by_column, by_share, reconcile, stratified_share
 from sharpeye.errors import InputError
 from sharpeye.specs import parse_source, parse_validation
+from tests.engine.data.scenes import scene
 
 
 def load(root: Path) -> LabeledImages:
@@ -48,6 +50,25 @@ def test_a_picture_that_is_trusted_under_another_label_stays_and_is_told(
     (check / "ant" / "again.png").write_bytes((check / "bee" / "bee-1.png").read_bytes())
     training, _ = reconcile(load(train), load(check))
     assert "ant/copy.png" in training.skipped["id"].tolist()
+
+
+def test_nearly_the_same_picture_under_another_trusted_label(tmp_path: Path) -> None:
+    for at, label in enumerate(("ant", "bee")):
+        for seed in range(8):
+            for part in ("train", "check"):
+                path = tmp_path / part / label / f"{seed}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                scene(100 * at + 50 * (part == "check") + seed).save(path)
+    # Encoded again and smaller: under its own label, and under another one.
+    again = scene(50).resize((120, 120))
+    again.save(tmp_path / "train" / "ant" / "same.jpg", quality=60)
+    again.save(tmp_path / "train" / "bee" / "other.jpg", quality=50)
+    for plain in ("train/ant/plain.png", "check/bee/plain.png"):
+        Image.new("RGB", (200, 200), (90, 90, 90 + ord(plain[0]) % 2)).save(tmp_path / plain)
+    training, _ = reconcile(load(tmp_path / "train"), load(tmp_path / "check"))
+    known = dict(zip(training.ids, training.trusted, strict=True))
+    assert known.pop("bee/other.jpg") == 0
+    assert set(known.values()) == {-1}
 
 
 def test_class_without_validation_images(

@@ -341,16 +341,16 @@ def test_label_studios_own_package_takes_the_tasks(reviewed: Workspace, tmp_path
         assert all(config.validate_annotation(one) for one in task.get("annotations", []))
 
 
-@pytest.mark.parametrize(("name", "file"), [("cvat", "cvat.xml"), ("coco", "coco.json")])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("cvat", "cvat.xml"), ("coco", "coco.json"), ("fiftyone", "fiftyone/samples.json")],
+)
 def test_annotations_there_and_back(reviewed: Workspace, tmp_path: Path, name: str, file: str) -> None:
     written = exported(reviewed, tmp_path / "out", name) / file
     table, notes = read_annotations(written)
-    assert dict(zip(table["path"], table["label"], strict=True)) == {
-        "ant/0.png": "ant",
-        "ant/1.png": "bee",
-        "bee/0.png": "bee",
-        "bee/1.png": "bee",
-    }
+    finals = {"ant/0.png": "ant", "ant/1.png": "bee", "bee/0.png": "bee", "bee/1.png": "bee"}
+    paths = [path.removeprefix(f"{tmp_path / 'data'}/") for path in table["path"]]
+    assert dict(zip(paths, table["label"], strict=True)) == finals
     assert notes == ()
     # The file is a training source, too.
     options = SourceOptions(image_root=str(tmp_path / "data"))
@@ -360,13 +360,67 @@ def test_annotations_there_and_back(reviewed: Workspace, tmp_path: Path, name: s
     if name == "cvat":
         changed = changed.replace('<tag label="ant"', '<tag label="bee"')
     else:
-        changed = changed.replace('"category_id": 1', '"category_id": 2')
-    (tmp_path / file).write_text(changed)
-    sharpeye("import", "run1", tmp_path / file, "--workspace", reviewed.root, "--json")
+        changed = changed.replace('"category_id": 1', '"category_id": 2').replace(
+            '"label": "ant"', '"label": "bee"'
+        )
+    written.write_text(changed)
+    sharpeye("import", "run1", written, "--workspace", reviewed.root, "--json")
     with store.store(reviewed) as connection:
         made = current_decisions(connection, "d").set_index("image")
-    assert made["to_label"].to_dict() == dict.fromkeys(table["path"], "bee")
+    assert made["to_label"].to_dict() == dict.fromkeys(finals, "bee")
     assert made.loc["ant/0.png", "who"] == Path(file).stem
+
+
+def test_samples_of_fiftyone(reviewed: Workspace, tmp_path: Path) -> None:
+    file = exported(reviewed, tmp_path / "out", "fiftyone") / "fiftyone" / "samples.json"
+    samples = json.loads(file.read_text())["samples"]
+    assert [sample["tags"] for sample in samples] == [[], ["mistake"], [], []]
+    assert samples[1]["filepath"] == str(tmp_path / "data" / "ant" / "1.png")
+    assert [samples[1][name]["label"] for name in ("given_label", "suggested_label", "ground_truth")] == [
+        "ant",
+        "bee",
+        "bee",
+    ]
+    assert samples[1]["decision"] == "accept"
+
+
+def test_fiftyones_own_package_reads_them(reviewed: Workspace, tmp_path: Path) -> None:
+    importers = pytest.importorskip("fiftyone.utils.data.importers")
+    exported(reviewed, tmp_path / "out", "fiftyone")
+    with importers.LegacyFiftyOneDatasetImporter(str(tmp_path / "out" / "fiftyone")) as samples:
+        read = list(samples)
+    assert [Path(sample.filepath).is_file() for sample in read] == [True] * 4
+    assert read[1]["ground_truth"].label == "bee"
+    assert read[1]["suggested_label"].confidence == 0.75
+    assert read[1].tags == ["mistake"]
+
+
+def test_data_sets_that_fiftyone_wrote(tmp_path: Path) -> None:
+    """What FiftyOne 1.22 writes as `FiftyOneImageClassificationDataset` and as `FiftyOneDataset`."""
+    for number in range(4):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(tmp_path / "data" / f"{number}.png")
+    labels = {"classes": ["ant", "bee"], "labels": {"0": 0, "1": 1, "2": 0, "3": None}}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    samples = [
+        {
+            "_id": {"$oid": f"{number:024x}"},
+            "filepath": f"data/{number}.png",
+            "tags": ["train"],
+            "_media_type": "image",
+            "ground_truth": {"_id": {"$oid": "0" * 24}, "_cls": "Classification", "tags": [], "label": label},
+            "prediction": {"_id": {"$oid": "1" * 24}, "_cls": "Classification", "tags": [], "label": "ant"},
+        }
+        for number, label in enumerate(("ant", "bee", "ant"))
+    ]
+    (tmp_path / "samples.json").write_text(json.dumps({"samples": samples}))
+    for file in ("labels.json", "samples.json"):
+        images = ingest(
+            open_source(parse_source(str(tmp_path / file)), SourceOptions()), tmp_path / "cache", 8
+        )
+        assert images.class_counts().tolist() == [2, 1]
+    # The folder itself is a source, too.
+    assert open_source(parse_source(str(tmp_path)), SourceOptions()).count == 3
 
 
 def test_hugging_face_keeps_images_and_classes(reviewed: Workspace, tmp_path: Path) -> None:
@@ -411,8 +465,8 @@ def test_cleanlabs_columns(reviewed: Workspace, tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.json", "{", "not readable"),
-        ("a.json", "[1]", "neither JSON of Label Studio or COCO nor CVAT's XML"),
-        ("a.json", "{}", "neither JSON of Label Studio or COCO nor CVAT's XML"),
+        ("a.json", "[1]", "neither JSON of Label Studio, FiftyOne or COCO nor CVAT's XML"),
+        ("a.json", "{}", "neither JSON of Label Studio, FiftyOne or COCO nor CVAT's XML"),
         ("a.json", "[]", "no image in it has a label"),
         ("a.xml", "<a>", "not readable"),
         ("a.xml", "<a/>", "neither JSON"),
