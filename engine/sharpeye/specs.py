@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from glob import has_magic
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from sharpeye.data.remote import is_address
 from sharpeye.errors import InputError
 
 
@@ -48,7 +49,21 @@ class TorchvisionSource:
         return str(self)
 
 
-SourceSpec = DemoSource | FileSource | TorchvisionSource
+@dataclass(frozen=True)
+class RemoteSource:
+    """A folder, an archive or a table elsewhere, or several by a pattern: its address, as `s3://bucket/photos`."""
+
+    address: str
+
+    def __str__(self) -> str:
+        return self.address
+
+    @property
+    def title(self) -> str:
+        return PurePosixPath(self.address).name
+
+
+SourceSpec = DemoSource | FileSource | RemoteSource | TorchvisionSource
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,10 @@ def parse_source(text: str) -> SourceSpec:
     if text.startswith("torchvision:"):
         name, _, split = text.removeprefix("torchvision:").partition("/")
         return TorchvisionSource(name, split or None)
-    return FileSource(absolute(text))
+    if text.startswith("hf:") and "://" not in text:
+        # Of every public data set there, the Hub keeps a copy as Parquet.
+        return RemoteSource(f"hf://datasets/{text.removeprefix('hf:')}@~parquet")
+    return RemoteSource(text) if is_address(text) else FileSource(absolute(text))
 
 
 def parse_validation(text: str) -> ValidationSpec:

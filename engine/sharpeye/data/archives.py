@@ -50,7 +50,7 @@ def archive(path: Path) -> Source:
         with _opened(path) as (_, read):
             yield lambda member: read(inside[member])
 
-    return tree_source(path, read_layout(list(inside)), skipped, images, file_stamp(path))
+    return tree_source(str(path), read_layout(list(inside)), skipped, images, file_stamp(path))
 
 
 def web_dataset(name: str, paths: list[Path]) -> Source:

@@ -166,13 +166,17 @@ def fingerprint(source: Source, image_size: int | None, limit: int | None) -> st
 
 def natural_size(source: Source, limit: int = 256) -> int:
     """Largest side in pixels of the first images of a source; 0 when none can be opened."""
-    sides = []
-    for record in islice(source.read(np.arange(min(source.count, limit))), limit):
+
+    def side(record: Record) -> int:
         try:
-            sides.append(max(size_of(record.image)))
+            return max(size_of(record.image))
         except BadImage:
-            continue
-    return max(sides, default=0)
+            return 0
+
+    first = islice(source.read(np.arange(min(source.count, limit))), limit)
+    with ThreadPoolExecutor() as pool:
+        # In parallel, since images elsewhere are waited for.
+        return max((size for some in chunks(first, DECODE_CHUNK) for size in pool.map(side, some)), default=0)
 
 
 def ingest(

@@ -33,7 +33,7 @@ def class_folders(root: Path, follow_links: bool = False) -> Source:
         yield lambda path: linked(root, root / path, follow_links)
 
     stamp = [follow_links, *((str(entry.path), *file_stamp(root / entry.path)) for entry in layout.entries)]
-    return tree_source(root, layout, skipped, images, stamp)
+    return tree_source(str(root), layout, skipped, images, stamp)
 
 
 def linked(root: Path, file: Path, follow_links: bool) -> Encoded:
@@ -74,23 +74,24 @@ def walk(root: Path, follow_links: bool) -> tuple[list[PurePosixPath], list[tupl
 
 
 def tree_source(
-    root: Path,
+    name: str,
     layout: Layout,
     skipped: list[tuple[str, str]],
     images: Callable[[], AbstractContextManager[Callable[[PurePosixPath], Encoded]]],
     stamp: object,
 ) -> Source:
-    """The source of a tree of files; inside `images()`, each can be had."""
+    """The source of a tree of files, as messages call it; inside `images()`, each can be had."""
     entries, unread = layout.entries, (*skipped, *layout.skipped)
     if not entries:
-        text = f"{root}: no images found; expected one folder per class, such as {root.name}/cat/1.jpg"
+        example = f"{PurePosixPath(name).name}/cat/1.jpg"
+        text = f"{name}: no images found; expected one folder per class, such as {example}"
         first = f" (first of {len(unread):,} files: {unread[0][0]}: {unread[0][1]})" if unread else ""
         raise InputError(text + first)
     classes = sorted({entry.label for entry in entries})
     if all(split_name(name) for name in classes):
         listed = ", ".join(f"{name}/" for name in classes)
         raise InputError(
-            f"{root}: {listed} hold images, and no class folders; give a table of paths and labels instead"
+            f"{name}: {listed} hold images, and no class folders; give a table of paths and labels instead"
         )
     names = [_encodable(entry) for entry in entries]
 
@@ -101,7 +102,7 @@ def tree_source(
 
     splits = np.array([entry.split for entry in entries], dtype=object)
     return Source(
-        str(root),
+        name,
         len(entries),
         tuple(classes),
         read,

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.fft import dctn
 
+from sharpeye.data.remote import RemoteFile
 from sharpeye.errors import InputError
 
 # The kinds of images that are read, and the suffixes of their files.
@@ -55,7 +56,7 @@ class Unreadable:
     reason: str
 
 
-Encoded = bytes | Path | Image.Image | Unreadable
+Encoded = bytes | Path | RemoteFile | Image.Image | Unreadable
 
 # What people look at where the model's input is smaller than the image.
 PREVIEW_SIDE = 256
@@ -321,6 +322,8 @@ def encoded(name: str, image: Encoded) -> bytes:
     """
     if isinstance(image, bytes):
         return image
+    if isinstance(image, RemoteFile):
+        return image.read()
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
@@ -339,6 +342,11 @@ def open_image(image: Encoded) -> Image.Image:
         raise BadImage(image.reason)
     if isinstance(image, Image.Image):
         return image
+    if isinstance(image, RemoteFile):
+        try:
+            image = image.read()
+        except InputError as error:
+            raise BadImage(str(error)) from error
     if isinstance(image, Path):
         try:
             if not image.is_file():

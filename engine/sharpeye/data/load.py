@@ -17,6 +17,7 @@ from sharpeye.specs import (
     FileSource,
     NoValidation,
     OwnSplit,
+    RemoteSource,
     TorchvisionSource,
     TrustedList,
     TrustedShare,
@@ -132,5 +133,5 @@ def load_splits(
 
 def lacks_validation(data: DataConfig, training: Source) -> bool:
     """Whether neither the configuration nor the source itself says which images can be trusted."""
-    own = has_splits(training) or not isinstance(data.train, FileSource)
+    own = has_splits(training) or not isinstance(data.train, FileSource | RemoteSource)
     return data.validation is None and not own

@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -21,6 +21,7 @@ from sharpeye.data.annotations import read_annotations
 from sharpeye.data.folders import linked
 from sharpeye.data.images import Encoded, Unreadable
 from sharpeye.data.records import Record, Source
+from sharpeye.data.remote import RemoteFile, is_address, joined
 from sharpeye.errors import InputError
 from sharpeye.files import file_stamp
 
@@ -41,7 +42,7 @@ LABEL_COLUMNS = ("label", "given_label", "class", "target", "labels", "class_nam
 TEXT_BYTES = 2**31
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: PurePath) -> str:
     """The suffix of a table, in small letters and without `.gz`; empty where it is none."""
     name = path.name.lower()
     suffix = next((suffix for suffix in TABLE_SUFFIXES if name.endswith(suffix)), "")
@@ -161,7 +162,8 @@ def manifest(path: Path, options: SourceOptions) -> Source:
     paths, labels = table[path_column], table[label_column]
     none = pd.Series([None] * len(table), dtype=object)
     true_labels = table[true_column] if true_column else none
-    root = Path(options.image_root or path.parent).expanduser().resolve()
+    wanted = options.image_root or ""
+    root = wanted if is_address(wanted) else Path(wanted or path.parent).expanduser().resolve()
 
     def read(rows: np.ndarray) -> Iterator[Record]:
         for row in rows:
@@ -186,10 +188,27 @@ def manifest(path: Path, options: SourceOptions) -> Source:
     return Source(str(path), len(table), None, read, stamp, splits, notes=notes)
 
 
-def _image_at(root: Path, name: str, follow_links: bool) -> Encoded:
-    """The file that a field of a table names: relative, absolute, `~`, `file://`, or with backslashes."""
+def _image_at(root: Path | str, name: str, follow_links: bool) -> Encoded:
+    """The file that a field of a table names: relative, absolute, `~`, `file://`, with backslashes, or an
+    address.
+
+    Args:
+        root: folder of the images, or its address.
+        name: as the table has it.
+        follow_links: take files outside of the root, and addresses elsewhere, too.
+    """
     if "\0" in name:
         return Unreadable("its path holds a zero byte; no file has such a name")
+    if is_address(name):
+        # A table must not make this machine ask for what its owner may not.
+        if follow_links or (isinstance(root, str) and name.startswith(root.rstrip("/") + "/")):
+            return RemoteFile(name)
+        return Unreadable("an address elsewhere: these are followed with --follow-links")
+    if isinstance(root, str):
+        below = PurePosixPath(name.replace("\\", "/"))
+        if below.is_absolute() or ".." in below.parts or ":" in below.parts[0]:
+            return Unreadable(f"leaves the folder of the images {root}")
+        return RemoteFile(joined(root, below))
     try:
         if name.lower().startswith("file:"):
             name = unquote(urlsplit(name).path)

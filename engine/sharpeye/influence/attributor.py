@@ -1,4 +1,4 @@
-"""Influence at a validation minimum behind the interface of dattri's attributors, for any network of torch."""
+"""Influence at a validation minimum with the interface of dattri's attributors, for any network."""
 
 from collections.abc import Iterable, Iterator
 
@@ -16,9 +16,9 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 class FVMAttributor:
     """gᵀ(H + λI)⁻¹g over the linear head of a network at a (flat) minimum of its validation risk.
 
-    It has the methods of `dattri.algorithm.base.BaseAttributor`, and `self_attribute`. H is the Hessian of the
-    risk of the images given to `cache`, by K-FAC or EK-FAC; g = (p − e_y) ⊗ [φ; 1] (arXiv 2505.19097, eq. 9,
-    for a softmax head).
+    It has the methods of `dattri.algorithm.base.BaseAttributor`, and `self_attribute`. H is the Hessian
+    risk of the images given to `cache`, by K-FAC or EK-FAC; g = (p − e_y) ⊗ [φ; 1]
+    (arXiv 2505.19097).
     """
 
     def __init__(
