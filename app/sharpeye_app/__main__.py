@@ -1,4 +1,4 @@
-"""Start the app on a workspace: python -m sharpeye_app WORKSPACE [--host H] [--port N] [--no-browser]."""
+"""Start the app on a workspace: python -m sharpeye_app WORKSPACE [--host H] [--port N] [--root DIR] …."""
 
 import sys
 
@@ -12,11 +12,12 @@ from sharpeye_app.server import serve
 @click.argument("workspace")
 @click.option("--host", default="127.0.0.1")
 @click.option("--port", type=int)
+@click.option("--root", "roots", multiple=True)
 @click.option("--browser/--no-browser", default=True)
-def main(workspace: str, host: str, port: int | None, browser: bool) -> None:
+def main(workspace: str, host: str, port: int | None, roots: tuple[str, ...], browser: bool) -> None:
     """Serve the app until interrupted."""
     try:
-        serve(workspace, host, port, browser)
+        serve(workspace, host, port, roots, browser)
     except InputError as error:
         click.echo(f"sharpeye: {error}", err=True)
         sys.exit(2)

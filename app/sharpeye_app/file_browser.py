@@ -9,11 +9,13 @@ import streamlit as st
 
 from sharpeye.data.archives import ARCHIVE_SUFFIXES
 from sharpeye.data.images import SUFFIXES
+from sharpeye.data.remote import is_address
 from sharpeye.data.tables import kind_of
 from sharpeye.errors import InputError
 from sharpeye.files import replacing_folder
 from sharpeye_app.parts import plain
 from sharpeye_app.readers import workspace
+from sharpeye_app.roots import check_place, roots
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -48,13 +50,23 @@ def browse(key: str, kept: str) -> None:
         key: of the text field.
         kept: where in the session the folder that is shown is kept.
     """
-    folder = Path(st.session_state.get(kept) or Path.home())
+    kept_to = [root for root in roots() if not is_address(root)]
+    folder = Path(st.session_state.get(kept) or (kept_to[0] if kept_to else Path.home()))
+    try:
+        check_place(str(folder))
+    except InputError:
+        folder = Path(kept_to[0]) if kept_to else workspace().uploads
+    if len(kept_to) > 1:
+        other = st.selectbox("Folders of this app", kept_to, index=None, key=f"{kept}-root")
+        if other and not folder.is_relative_to(other):
+            folder = Path(other)
     st.markdown(f"**{plain(str(folder))}**")
     with st.container(horizontal=True):
         if st.button("Use this folder", type="primary", key=f"{kept}-use"):
             st.session_state[f"{key}-found"] = str(folder)
             st.rerun()
-        if folder != folder.parent and st.button("Up", icon=":material/arrow_upward:", key=f"{kept}-up"):
+        upward = folder != folder.parent and str(folder) not in kept_to
+        if upward and st.button("Up", icon=":material/arrow_upward:", key=f"{kept}-up"):
             st.session_state[kept] = str(folder.parent)
             st.rerun(scope="fragment")
     try:

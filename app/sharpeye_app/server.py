@@ -10,10 +10,12 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import sharpeye_app.data_plots  # noqa: F401 - plotly is imported before the first page waits for it
+from sharpeye.data.remote import is_address
 from sharpeye.errors import InputError
 from sharpeye.runs.supervisor import ensure_supervisor
 from sharpeye.runs.workspace import open_workspace
 from sharpeye_app.readers import WORKSPACE_VARIABLE
+from sharpeye_app.roots import ROOTS_VARIABLE
 from sharpeye_app.routes import ROUTES
 
 FIRST_PORT = 8501
@@ -21,21 +23,23 @@ PORTS_TRIED = 50
 EVERYWHERE = ("0.0.0.0", "::")
 
 
-def serve(workspace: str, host: str, port: int | None, browser: bool) -> None:
+def serve(workspace: str, host: str, port: int | None, roots: tuple[str, ...], browser: bool) -> None:
     """Serve the app until interrupted.
 
     Args:
         workspace: folder of the workspace.
         host: address to listen on.
         port: None takes the first free one from FIRST_PORT on.
+        roots: folders and addresses that people may use through the app; none for any.
         browser: whether to open one.
 
     Raises:
-        InputError: the workspace cannot be used, or the port is taken.
+        InputError: the workspace cannot be used, the port is taken, or a root is not there.
     """
     folder = open_workspace(workspace)
     ensure_supervisor(folder)
     os.environ[WORKSPACE_VARIABLE] = str(folder.root)
+    os.environ[ROOTS_VARIABLE] = "\n".join(map(_root, roots))
     chosen = free_port(host, port)
     shown = "127.0.0.1" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
     click.echo(f"Sharpeye is at http://{shown}:{chosen} (Ctrl-C ends the app; runs go on)", err=True)
@@ -49,6 +53,14 @@ def serve(workspace: str, host: str, port: int | None, browser: bool) -> None:
     app.run(
         config={**SETTINGS, "server.address": host, "server.port": chosen, "server.headless": not browser}
     )
+
+
+def _root(text: str) -> str:
+    if is_address(text):
+        return text
+    if not Path(text).expanduser().is_dir():
+        raise InputError(f"--root {text}: no such folder")
+    return str(Path(text).expanduser().resolve())
 
 
 def free_port(host: str, port: int | None) -> int:

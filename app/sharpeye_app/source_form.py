@@ -11,6 +11,7 @@ from sharpeye.data.tables import LABEL_COLUMNS, PATH_COLUMNS, PICTURE, first_row
 from sharpeye.errors import InputError
 from sharpeye_app.file_browser import IMAGES, UPLOADED, browse, start_browsing, stored
 from sharpeye_app.parts import in_page_words
+from sharpeye_app.roots import check_place
 
 SOURCES = {
     "demo": "Demo",
@@ -24,7 +25,8 @@ EXPLAINED = {
     "clean validation split.",
     "files": "A folder (or a zip or tar file) with one folder a class: `photos/cat/1.jpg`, or `train/` and "
     "`validation/` folders of these. Or a table of paths and labels: CSV, TSV, JSON lines, Parquet; a data "
-    "set of Hugging Face; annotations of Label Studio, COCO or CVAT.",
+    "set of Hugging Face; annotations of Label Studio, FiftyOne, COCO or CVAT. Or one of these elsewhere: "
+    "`s3://…`, `gs://…`, `https://…`, `hf:NAME`.",
     "upload": "An archive of class folders, or a table with its images. They are kept in the workspace.",
     "torchvision": "A classification data set of torchvision by its class name, such as `CIFAR10`. "
     "Downloaded where possible.",
@@ -157,7 +159,13 @@ def ask_column(
 
 
 def preview(path: str) -> pd.DataFrame | None:
-    """The first rows of a table; None where a path is none, or a large one."""
+    """The first rows of a table; None where a path is none, or a large one.
+
+    Raises:
+        InputError: it lies outside the roots.
+    """
+    if path:
+        check_place(path)
     try:
         state = Path(path).expanduser().stat()
     except (OSError, ValueError):

@@ -9,14 +9,16 @@ import streamlit as st
 
 from sharpeye.config import RunConfig, digest
 from sharpeye.data.findings import CONFLICT, FINDINGS
+from sharpeye.errors import InputError
 from sharpeye.files import replacing
-from sharpeye.runs.inspection import Inspection, inspections, read_inspection, start_inspection
+from sharpeye.runs.inspection import Inspection, inspections, read_inspection
 from sharpeye.specs import TrustedList
 from sharpeye_app import data_plots
 from sharpeye_app.parts import in_page_words, plain
 from sharpeye_app.pictures import picture_grid, picture_tag
 from sharpeye_app.readers import workspace
 from sharpeye_app.source_form import ask_source
+from sharpeye_app.submission import inspect
 
 CONFIRM_COLUMNS = 4
 STAGES = {
@@ -148,7 +150,7 @@ def confirm_split(key: str, config: RunConfig, inspection: Inspection) -> None:
             with replacing(listed) as temporary:
                 pd.DataFrame(confirmed, columns=["id", "given_label", "label"]).to_csv(temporary, index=False)
             data = replace(config.data, validation=TrustedList(str(listed)))
-            show(start_inspection(workspace(), replace(config, data=data)))
+            show(inspect(replace(config, data=data)))
         if st.button("Start over"):
             path.unlink()
             st.rerun()
@@ -200,7 +202,10 @@ with left:
             st.query_params["inspection"] = one.key
 with right:
     if wanted is not None:
-        show(start_inspection(workspace(), wanted))
+        try:
+            show(inspect(wanted))
+        except InputError as error:
+            st.error(in_page_words(str(error)))
     shown = st.query_params.get("inspection") or (earlier[0].key if earlier else None)
     if shown is None:
         st.info(

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from sharpeye.errors import InputError
+from sharpeye.runs.decision_import import import_log
 from sharpeye.runs.export import (
     EXPORTED_FILES,
     ExportedFile,
@@ -23,6 +25,10 @@ from sharpeye.runs.store import dataset_source, get_run, store
 from sharpeye_app import data_plots
 from sharpeye_app.parts import chosen_review, plain
 from sharpeye_app.readers import workspace
+from sharpeye_app.roots import check_place
+
+if TYPE_CHECKING:
+    from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 
 def peer_content_of(run: str, name: str) -> bytes:
@@ -45,9 +51,24 @@ def offer(title: str, name: str, content: Callable[[], bytes]) -> None:
     st.download_button(title, content, file_name=name, icon=":material/download:", on_click="ignore")
 
 
+def bring_back(run: str, file: "UploadedFile") -> None:
+    """Add the decisions in an uploaded file to a run's data set; raises InputError as `import_log` does."""
+    with store(workspace()) as connection, TemporaryDirectory() as folder:
+        path = Path(folder) / Path(file.name).name
+        path.write_bytes(file.getbuffer())
+        try:
+            added = import_log(connection, workspace(), get_run(connection, run), path)
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), path.name)) from error
+    st.session_state["added"] = f"Actions added: {added:,}."
+    st.rerun()
+
+
 left, _ = st.columns([3, 4])
 with left:
     review = chosen_review()
+if added := st.session_state.pop("added", None):
+    st.success(added)
 decided = review.verdict > 0
 final = np.where(review.label >= 0, review.label, review.given)
 changed = final != review.given
@@ -83,11 +104,21 @@ with st.container(horizontal=True):
         offer(file.title, file.name, partial(content_of, review.run, file))
 st.caption(
     "For other tools. Label Studio shows suggestions as predictions, and decided labels as annotations; "
-    "`sharpeye import` brings annotations of Label Studio, CVAT and COCO back as decisions."
+    "FiftyOne tags suspects as “mistake”. What people annotate there comes back below."
 )
 with st.container(horizontal=True):
     for name, peer in PEERS.items():
-        offer(peer.title, peer.file, partial(peer_content_of, review.run, name))
+        offer(peer.title, Path(peer.file).name, partial(peer_content_of, review.run, name))
+st.subheader("Bring decisions back")
+brought = st.file_uploader(
+    "A decision log (decisions.csv), or annotations of Label Studio, FiftyOne, CVAT or COCO",
+    ["csv", "json", "xml"],
+)
+if brought is not None and st.button("Add these decisions", icon=":material/upload:"):
+    try:
+        bring_back(review.run, brought)
+    except InputError as error:
+        st.error(f"Nothing was added: {plain(str(error))}")
 st.subheader("Write to a folder")
 with store(workspace()) as connection:
     source = Path(dataset_source(connection, review.dataset)[0])
@@ -103,6 +134,7 @@ with st.form("folder", border=False):
             st.error("Give a folder to write to.")
         else:
             try:
+                check_place(target.strip())
                 with store(workspace()) as connection, st.spinner("Writing…"):
                     export(
                         connection,

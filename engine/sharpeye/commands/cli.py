@@ -274,6 +274,7 @@ def demo(
     as_json: bool,
     host: str,
     port: int | None,
+    roots: tuple[str, ...],
     browser: bool,
 ) -> None:
     """Open the app on the packaged demo: 6,000 Fashion-MNIST images, a fifth of them wrongly labelled.
@@ -293,7 +294,7 @@ def demo(
     if headless:
         print_result(run, as_json)
     else:
-        start_app(workspace, host, port, browser)
+        start_app(workspace, host, port, roots, browser)
 
 
 for command in (*COMMANDS, score, bench):

@@ -15,14 +15,14 @@ from sharpeye.config import EXPORT_FORMATS
 @click.command()
 @WORKSPACE
 @SERVER
-def serve(workspace: str, host: str, port: int | None, browser: bool) -> None:
+def serve(workspace: str, host: str, port: int | None, roots: tuple[str, ...], browser: bool) -> None:
     """Open the app in the browser, and work off the queue of runs.
 
     \b
     Example:
       sharpeye serve --workspace review/
     """
-    start_app(workspace, host, port, browser)
+    start_app(workspace, host, port, roots, browser)
 
 
 @click.command()

@@ -60,6 +60,13 @@ def SERVER(command: Any) -> Any:
             help="Port of the app.  [default: the first free one from 8501 on]",
         ),
         click.option(
+            "--root",
+            "roots",
+            multiple=True,
+            metavar="DIR",
+            help="Keep people who use the app to this folder, or address; may be given again.",
+        ),
+        click.option(
             "--host",
             default="127.0.0.1",
             show_default=True,

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 SUSPECTS = 10
 
 
-def start_app(workspace: str, host: str, port: int | None, browser: bool) -> None:
+def start_app(workspace: str, host: str, port: int | None, roots: tuple[str, ...], browser: bool) -> None:
     """Become the app's process, which serves until it is interrupted."""
     from sharpeye.runs.workspace import open_workspace
 
     listen = ["--host", host, *(["--port", str(port)] if port else [])]
+    listen += [argument for folder in roots for argument in ("--root", folder)]
     root = str(open_workspace(workspace).root)
     command = module_command("sharpeye_app", root, *listen, "--browser" if browser else "--no-browser")
     sys.stdout.flush()
