@@ -138,6 +138,12 @@ def seeds(root: Path) -> dict[str, list[Path]]:
     (root / "studio.json").write_text(json.dumps([task, task]))
     one = {"id": 1, "file_name": rows[0][0], "image_id": 1, "category_id": 1, "name": "a"}
     (root / "coco.json").write_text(json.dumps({"images": [one], "annotations": [one], "categories": [one]}))
+    label = {"_cls": "Classification", "label": "a"}
+    samples = [{"filepath": place, "tags": [], "ground_truth": label, "other": label} for place, _ in rows]
+    (root / "samples.json").write_text(json.dumps({"samples": samples}))
+    (root / "labels.json").write_text(
+        json.dumps({"classes": ["a", "b"], "labels": {"0": 0, "1": "b", "2": 1}})
+    )
     (root / "cvat.xml").write_text(
         f'<annotations><image id="0" name="{rows[0][0]}"><tag label="a"/></image></annotations>'
     )
@@ -147,7 +153,9 @@ def seeds(root: Path) -> dict[str, list[Path]]:
         "archives": [root / "c.zip", root / "c.tar.gz"],
         "images": [*pictures, root / "exif.jpeg"],
         "ids": [root / "ids.csv"],
-        "annotations": [root / name for name in ("studio.json", "coco.json", "cvat.xml")],
+        "annotations": [
+            root / name for name in ("studio.json", "coco.json", "samples.json", "labels.json", "cvat.xml")
+        ],
         "toml": [root / "run.toml"],
         "weights": [root / "w.pt", root / "w.safetensors"],
         "human labels": [root / "human.pt"],
