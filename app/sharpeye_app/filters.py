@@ -22,7 +22,9 @@ class Filters:
         differing: only images whose suggestion is not the given label.
         finding: one of FINDINGS, or None.
         sort: a method, `wrong` (by P(wrong)) or `confidence`.
-        chosen: row numbers chosen on the map, or None.
+        find: part of the id, or path.
+        grouped: pictures that show the same, with the same label, on one card.
+        chosen: row numbers chosen on the map, or of a queue, or None.
     """
 
     given: int | None = None
@@ -32,6 +34,8 @@ class Filters:
     differing: bool = False
     finding: str | None = None
     sort: str = ""
+    find: str = ""
+    grouped: bool = False
     chosen: tuple[int, ...] | None = None
 
 
@@ -61,7 +65,26 @@ def matching(review: Review, filters: Filters) -> np.ndarray:
     if (low, high) != (0.0, 100.0):
         percentile = review.percentile()
         keep &= (percentile >= low) & (percentile <= high)
-    rows = np.flatnonzero(keep)
+    if filters.find:
+        keep &= review.ids.str.contains(filters.find, case=False, regex=False)
+    rows = _ordered(review, filters, np.flatnonzero(keep))
+    if not filters.grouped:
+        return rows
+    groups = np.where(review.duplicate_group < 0, -1 - np.arange(len(review)), review.duplicate_group)
+    _, first = np.unique(np.column_stack([groups[rows], review.given[rows]]), axis=0, return_index=True)
+    return rows[np.sort(first)]
+
+
+def same_picture(review: Review, row: int) -> np.ndarray:
+    """The other rows that show the same picture under the same given label."""
+    group = review.duplicate_group[row]
+    if group < 0:
+        return np.empty(0, dtype=np.int64)
+    rows = np.flatnonzero((review.duplicate_group == group) & (review.given == review.given[row]))
+    return rows[rows != row]
+
+
+def _ordered(review: Review, filters: Filters, rows: np.ndarray) -> np.ndarray:
     if filters.sort in review.methods and filters.sort != review.result.ranked_by:
         return rows[np.lexsort((review.rank[rows], -review.influence(filters.sort)[rows]))]
     if filters.sort in ("wrong", "confidence"):

@@ -16,6 +16,7 @@ chosen = st.navigation(
         data,
         run,
         st.Page("views/review.py", title="Review", icon=":material/grid_view:", url_path="review"),
+        st.Page("views/team.py", title="Team", icon=":material/group:", url_path="team"),
         st.Page("views/map.py", title="Map", icon=":material/scatter_plot:", url_path="map"),
         st.Page(
             "views/diagnostics.py", title="Diagnostics", icon=":material/insights:", url_path="diagnostics"

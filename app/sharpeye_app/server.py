@@ -14,6 +14,7 @@ from sharpeye.data.remote import is_address
 from sharpeye.errors import InputError
 from sharpeye.runs.supervisor import ensure_supervisor
 from sharpeye.runs.workspace import open_workspace
+from sharpeye_app.index_page import IndexPage
 from sharpeye_app.readers import WORKSPACE_VARIABLE
 from sharpeye_app.roots import ROOTS_VARIABLE
 from sharpeye_app.routes import ROUTES
@@ -48,7 +49,7 @@ def serve(workspace: str, host: str, port: int | None, roots: tuple[str, ...], b
     app = st.App(
         Path(__file__).with_name("main.py"),
         routes=ROUTES,
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(IndexPage)],
     )
     app.run(
         config={**SETTINGS, "server.address": host, "server.port": chosen, "server.headless": not browser}

@@ -132,13 +132,24 @@ class Run:
         )
         return table.nsmallest(count, "rank", keep="first").reset_index(drop=True)
 
-    def decide(self, image: str, verdict: str, label: str | None = None) -> None:
+    def decide(
+        self,
+        image: str,
+        verdict: str,
+        label: str | None = None,
+        *,
+        note: str | None = None,
+        who: str | None = None,
+    ) -> None:
         """Record a decision on one image, as the Review page does.
 
         Args:
             image: its id.
-            verdict: `accept` the suggestion, `keep` the given label, `relabel`, or `skip`.
+            verdict: `accept` the suggestion, `keep` the given label, `relabel`, or another of
+                `sharpeye.runs.decisions.VERDICTS`.
             label: the class to relabel to.
+            note: kept with the decision.
+            who: decides; None for this computer's user.
 
         Raises:
             InputError: no such image, verdict or class.
@@ -146,7 +157,7 @@ class Run:
         import pandas as pd
 
         from sharpeye.runs.decisions import VERDICTS
-        from sharpeye.runs.review import open_review
+        from sharpeye.runs.review import current_user, open_review
 
         review = open_review(self.workspace, self.id)
         row = int(review.ids.get_indexer(pd.Index([image]))[0])
@@ -160,15 +171,16 @@ class Run:
             raise InputError(f"{label!r} is not among the classes: {', '.join(review.classes[:20])}")
         chosen = None if label is None else review.classes.index(label)
         with self._store() as connection:
-            review.decide(connection, [review.decision(row, verdict, chosen)])
+            made = review.decision(row, verdict, chosen, note)
+            review.decide(connection, [made], who or current_user())
 
-    def undo(self) -> bool:
-        """Take back your last decision; False where there is none."""
+    def undo(self, who: str | None = None) -> bool:
+        """Take back a person's last decision, this computer's user's for None; False where there is none."""
         from sharpeye.runs.decisions import undo
         from sharpeye.runs.review import current_user
 
         with self._store() as connection:
-            return undo(connection, self.row().dataset, current_user()) is not None
+            return undo(connection, self.row().dataset, who or current_user()) is not None
 
     @property
     def decisions(self) -> "pd.DataFrame":

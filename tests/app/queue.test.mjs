@@ -5,7 +5,7 @@ import { DecisionQueue } from "../../app/sharpeye_app/gallery/queue.mjs";
 
 // A queue whose clock, storage and app are the test's own. `answers` are taken in order: a value, or an Error.
 function makeQueue({ answers = [], storage = new Map(), tab = "tab" } = {}) {
-  const log = { sent: [], answers: [], troubles: [] };
+  const log = { sent: [], answers: [], troubles: [], refused: [] };
   const timers = { next: 1, waiting: new Map() };
   timers.setTimeout = (action, milliseconds) => { timers.waiting.set(timers.next, { action, milliseconds }); return timers.next++; };
   timers.clearTimeout = (id) => timers.waiting.delete(id);
@@ -13,13 +13,14 @@ function makeQueue({ answers = [], storage = new Map(), tab = "tab" } = {}) {
     tab,
     storage: { getItem: (key) => storage.get(key) ?? null, setItem: (key, value) => storage.set(key, value) },
     post: async (run, entries) => {
-      log.sent.push({ run, rows: entries.map((entry) => entry.row), numbers: entries.map((entry) => entry.n) });
+      log.sent.push({ run, rows: entries.flatMap((entry) => entry.rows ?? [undefined]), numbers: entries.map((entry) => entry.n) });
       const answer = answers.shift() ?? {};
       if (answer instanceof Error) throw answer;
       return answer.promise ?? answer;
     },
     onAnswer: (answer, settled) => log.answers.push({ answer, settled }),
     onTrouble: (error, waiting) => log.troubles.push({ message: error.message, waiting }),
+    onRefused: (error, entry) => log.refused.push({ message: error.message, n: entry.n }),
     timers,
   });
   const elapse = async () => {
@@ -30,7 +31,7 @@ function makeQueue({ answers = [], storage = new Map(), tab = "tab" } = {}) {
   return { queue, log, storage, timers, elapse };
 }
 
-const decide = (row) => ({ kind: "decide", row, verdict: "accept" });
+const decide = (row) => ({ kind: "decide", rows: [row], verdict: "accept" });
 
 test("entries are numbered, kept in storage, and sent together after a pause", async () => {
   const { queue, log, storage, elapse } = makeQueue();
@@ -108,4 +109,19 @@ test("entries of a run wait while another one is open, and go when it is opened 
   queue.open("one");
   await new Promise((resolve) => setImmediate(resolve));
   assert.deepEqual(log.sent.map((one) => [one.run, ...one.rows]), [["one", 1], ["two", 2], ["one", 1]]);
+});
+
+test("what the app will never take is dropped alone, and told", async () => {
+  const refusal = Object.assign(new Error("no such row"), { refused: true });
+  const { queue, log, storage, elapse } = makeQueue({ answers: [refusal, {}, refusal, {}] });
+  queue.open("run");
+  for (const row of [1, 2, 3]) queue.add(decide(row));
+  for (let turn = 0; turn < 6; turn += 1) await elapse();
+  assert.deepEqual(log.sent.map((one) => one.numbers), [[0, 1, 2], [0], [1], [2]]);
+  assert.deepEqual(log.refused, [{ message: "no such row", n: 1 }]);
+  assert.equal(storage.get("sharpeye-queue-run"), "[]");
+  queue.add(decide(4));
+  queue.add(decide(5));
+  await elapse();
+  assert.deepEqual(log.sent.at(-1).numbers, [3, 4]);
 });

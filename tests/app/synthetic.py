@@ -117,6 +117,7 @@ def _write_map(workspace: Workspace, run: str, true: np.ndarray, rng: np.random.
     table = pd.DataFrame(places.astype(np.float32), columns=["x", "y"])
     for column in ("near_given", "near_suggested"):
         table[column] = [[0, 1, 2, 3]] * len(table)
+    table["near_labels"] = [[CLASSES[label]] * 17 + [CLASSES[label - 1]] * 3 for label in true]
     table.to_parquet(workspace.run(run).embedding, index=False, row_group_size=ROW_GROUP)
 
 

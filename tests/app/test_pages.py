@@ -26,11 +26,13 @@ from tests.app.conftest import forget
 from tests.app.synthetic import write_figures
 
 MAIN = Path(sharpeye_app.__file__).with_name("main.py")
-PAGES = ("data", "run", "review", "map", "diagnostics", "compare", "export")
+PAGES = ("data", "run", "review", "team", "map", "diagnostics", "compare", "export")
 
 
 def opened(page: str, **query: str) -> AppTest:
-    at = AppTest.from_file(str(MAIN), default_timeout=20).run()
+    at = AppTest.from_file(str(MAIN), default_timeout=20)
+    at.session_state["reviewer"] = "ann"
+    at.run()
     for key, value in query.items():
         at.query_params[key] = value
     at.switch_page(f"views/{page}.py").run()
@@ -45,6 +47,7 @@ def opened(page: str, **query: str) -> AppTest:
         ("run", "Choose images on the Data page first"),
         ("review", "No run has scores yet"),
         ("map", "No run has scores yet"),
+        ("team", "No run has scores yet"),
         ("export", "No run has scores yet"),
     ],
 )
@@ -177,7 +180,7 @@ def test_decisions_made_before_the_files_changed_can_be_brought_over(review: Rev
         register_dataset(connection, "before", "synthetic", {})
         other = replace(relabelled, from_label=review.classes[review.given[1] - 1])
         decide(connection, "before", "run", "me", [fits, other, replace(gone, image="gone.png"), decided])
-        review.decide(connection, [decided])
+        review.decide(connection, [decided], "ann")
     forget()
     at = opened("review")
     assert any(info.value.endswith("open here: 1.") for info in at.info)
@@ -190,7 +193,7 @@ def test_decisions_made_before_the_files_changed_can_be_brought_over(review: Rev
 def test_export_counts_decisions(review: Review) -> None:
     with store(workspace()) as connection:
         changing = [row for row in range(len(review)) if review.suggested[row] != review.given[row]][:3]
-        review.decide(connection, [review.decision(row, "accept") for row in changing])
+        review.decide(connection, [review.decision(row, "accept") for row in changing], "ann")
     metrics = {metric.label: metric.value for metric in opened("export").metric}
     assert metrics["Decided"] == "3"
     assert metrics["Labels that change"] == "3"

@@ -13,7 +13,9 @@ from sharpeye.data.previews import open_previews
 from sharpeye.runs.decisions import read_log
 from sharpeye.runs.review import Review
 from sharpeye.runs.store import store
+from sharpeye.runs.team import join
 from sharpeye_app import readers
+from sharpeye_app.reviewer import signature
 from sharpeye_app.routes import OWN_HEADER, ROUTES
 from tests.app.conftest import forget
 
@@ -24,16 +26,26 @@ def client(review: Review) -> TestClient:
 
 
 def entry(n: int, row: int, verdict: str = "accept", **more: Any) -> dict[str, Any]:
-    return {"n": n, "kind": "decide", "row": row, "verdict": verdict, **more}
+    return {"n": n, "kind": "decide", "rows": [row], "verdict": verdict, **more}
+
+
+def signed(who: str = "ann", blind: bool = False) -> dict[str, Any]:
+    return {"who": who, "signature": signature(who), "blind": blind, "head": 0, "shown": [], "entries": []}
 
 
 def send(
-    client: TestClient, review: Review, entries: list[dict[str, Any]], head: int = 0, tab: str = "one"
+    client: TestClient,
+    review: Review,
+    entries: list[dict[str, Any]],
+    head: int = 0,
+    tab: str = "one",
+    **more: Any,
 ) -> dict[str, Any]:
     body = {
+        **signed(**more),
         "head": head,
         "entries": [{"tab": tab, **e} for e in entries],
-        "shown": [e["row"] for e in entries if "row" in e],
+        "shown": [row for e in entries for row in e.get("rows", ())],
     }
     answer = client.post(f"/decisions/{review.run}", json=body, headers={OWN_HEADER: "1"})
     assert answer.status_code == 200, answer.text
@@ -48,20 +60,28 @@ def log(review: Review) -> list[tuple[str, str]]:
 
 
 def test_decisions_are_taken_in_order_and_once(client: TestClient, review: Review) -> None:
-    entries = [entry(1, 0), entry(2, 1, "keep"), entry(3, 2, "relabel", label=4), entry(4, 3, "skip")]
+    first = int(np.argmax(review.suggested != review.given))
+    same = int(np.argmax(review.suggested == review.given))
+    free = sorted({*range(20)} - {first, same})[:4]
+    other = (int(review.given[free[1]]) + 1) % 10
+    made = [
+        (first, "accept", None, "accept", int(review.suggested[first])),
+        (free[0], "keep", None, "keep", int(review.given[free[0]])),
+        (free[1], "relabel", other, "relabel", other),
+        (free[2], "bad image", None, "bad image", -1),
+        # To accept or choose the given label is to keep it.
+        (same, "accept", None, "keep", int(review.given[same])),
+        (free[3], "relabel", int(review.given[free[3]]), "keep", int(review.given[free[3]])),
+    ]
+    entries = [entry(n, row, verdict, label=label) for n, (row, verdict, label, *_) in enumerate(made)]
     answer = send(client, review, entries)
-    assert answer["changes"] == [
-        [0, "accept", review.suggested[0]],
-        [1, "keep", review.given[1]],
-        [2, "relabel", 4],
-        [3, "skip", -1],
-    ]
-    assert answer["summary"]["decided"] == 4
-    again = send(client, review, [*entries, entry(5, 4)])
-    assert again["summary"]["decided"] == 5
-    assert log(review) == [
-        (str(review.ids[row]), e["verdict"]) for row, e in enumerate([*entries, entry(5, 4)])
-    ]
+    assert answer["changes"] == sorted([row, kept, label] for row, _, _, kept, label in made)
+    assert answer["summary"]["decided"] == 6
+    row = max(same, first, *free) + 1
+    again = send(client, review, [*entries, entry(6, row, "skip")])
+    assert again["summary"]["decided"] == 7
+    kept = [*((row, kept) for row, _, _, kept, _ in made), (row, "skip")]
+    assert log(review) == [(str(review.ids[row]), verdict) for row, verdict in kept]
 
 
 def test_undo_and_redo(client: TestClient, review: Review) -> None:
@@ -88,17 +108,17 @@ def test_an_undo_sent_again_after_a_restart_takes_back_nothing_more(
 
 def test_what_another_tab_decided_is_not_overruled_unseen(client: TestClient, review: Review) -> None:
     first = send(client, review, [entry(1, 0, "keep")], tab="one")
-    second = send(client, review, [entry(1, 0, "accept"), entry(2, 1, "accept")], tab="two")
+    second = send(client, review, [entry(1, 0, "skip"), entry(2, 1, "skip")], tab="two")
     assert second["conflicts"] == [0]
     assert second["changes"][0] == [0, "keep", int(review.given[0])]
-    third = send(client, review, [entry(3, 0, "accept")], head=second["head"], tab="two")
+    third = send(client, review, [entry(3, 0, "skip")], head=second["head"], tab="two")
     assert third["conflicts"] == []
     assert third["head"] > second["head"] > first["head"]
 
 
 def sending(*entries: dict[str, Any], shown: Sequence[int] = ()) -> bytes:
     numbered = [{"tab": "x", "n": n, "kind": "decide", **one} for n, one in enumerate(entries)]
-    return json.dumps({"head": 0, "shown": list(shown), "entries": numbered}).encode()
+    return json.dumps({"shown": list(shown), "entries": numbered}).encode()
 
 
 @pytest.mark.parametrize(
@@ -106,18 +126,23 @@ def sending(*entries: dict[str, Any], shown: Sequence[int] = ()) -> bytes:
     [
         b"not json",
         b"[]",
-        sending({"row": 9999, "verdict": "accept"}),
-        sending({"row": -1, "verdict": "accept"}),
-        sending({"row": 0, "verdict": "nonsense"}),
-        sending({"row": 0, "verdict": "relabel", "label": 99}),
-        sending({"row": 0, "verdict": "relabel", "label": -1}),
-        sending({"row": 0, "verdict": "relabel"}),
-        sending({"row": 0, "verdict": "accept"}, {"row": 1, "verdict": "nonsense"}),
-        sending({"row": 0, "verdict": "accept"}, shown=[9999]),
-        sending({"row": 0, "verdict": "accept", "kind": "nonsense"}),
+        sending({"rows": [9999], "verdict": "accept"}),
+        sending({"rows": [-1], "verdict": "accept"}),
+        sending({"rows": [0], "verdict": "nonsense"}),
+        sending({"rows": [0], "verdict": "relabel", "label": 99}),
+        sending({"rows": [0], "verdict": "relabel", "label": -1}),
+        sending({"rows": [0], "verdict": "relabel"}),
+        sending({"rows": [0], "verdict": "accept"}, {"rows": [1], "verdict": "nonsense"}),
+        sending({"rows": [0], "verdict": "accept"}, shown=[9999]),
+        sending({"rows": [0], "verdict": "accept", "kind": "nonsense"}),
+        sending({"rows": [], "verdict": "accept"}),
+        sending({"rows": [0], "verdict": "accept", "note": "x" * 2001}),
+        sending({"rows": [2**70], "verdict": "accept"}),
     ],
 )
 def test_nonsense_is_refused_and_leaves_no_trace(client: TestClient, review: Review, body: bytes) -> None:
+    if body.startswith(b"{"):
+        body = json.dumps(signed() | json.loads(body)).encode()
     answer = client.post(f"/decisions/{review.run}", content=body, headers={OWN_HEADER: "1"})
     assert answer.status_code == 400
     assert answer.json()["error"]
@@ -125,13 +150,63 @@ def test_nonsense_is_refused_and_leaves_no_trace(client: TestClient, review: Rev
 
 
 def test_other_sites_cannot_decide(client: TestClient, review: Review) -> None:
-    assert client.post(f"/decisions/{review.run}", json={"entries": []}).status_code == 403
-    assert (
-        client.post(
-            "/decisions/nosuchrun", json={"head": 0, "entries": [], "shown": []}, headers={OWN_HEADER: "1"}
-        ).status_code
-        == 404
-    )
+    assert client.post(f"/decisions/{review.run}", json=signed()).status_code == 403
+    own = {OWN_HEADER: "1"}
+    assert client.post("/decisions/nosuchrun", json=signed(), headers=own).status_code == 404
+
+
+def test_nobody_decides_under_a_name_that_no_page_gave_them(client: TestClient, review: Review) -> None:
+    body = signed("ann") | {"who": "bob", "entries": [{"tab": "x", **entry(1, 0)}]}
+    assert client.post(f"/decisions/{review.run}", json=body, headers={OWN_HEADER: "1"}).status_code == 403
+    assert log(review) == []
+
+
+def test_everybody_undoes_their_own(client: TestClient, review: Review) -> None:
+    send(client, review, [entry(1, 0)], tab="a", who="ann")
+    send(client, review, [entry(1, 1)], tab="b", who="bob")
+    answer = send(client, review, [{"n": 2, "kind": "undo"}], tab="a", who="ann")
+    assert answer["step"]["first"] == str(review.ids[0])
+    assert send(client, review, [{"n": 3, "kind": "undo"}], tab="a", who="ann")["step"]["count"] == 0
+    assert send(client, review, [{"n": 2, "kind": "undo"}], tab="b", who="bob")["step"]["count"] == 1
+
+
+def test_second_opinions_are_blind_and_change_nothing(client: TestClient, review: Review) -> None:
+    send(client, review, [entry(1, 0, "relabel", label=4)], tab="a", who="ann")
+    answer = send(client, review, [entry(1, 0, "skip"), entry(2, 1, "keep")], tab="b", who="bob", blind=True)
+    assert answer["conflicts"] == []
+    assert answer["changes"] == [[0, "skip", -1], [1, "keep", int(review.given[1])]]
+    assert answer["summary"]["decided"] == 1
+    assert send(client, review, [{"n": 3, "kind": "undo"}], tab="b", who="bob", blind=True)["step"][
+        "rows"
+    ] == [1]
+
+
+def test_many_are_decided_by_one_action_with_a_note_on_it(client: TestClient, review: Review) -> None:
+    rows = [row for row in range(20) if review.suggested[row] != review.given[row]][:3]
+    send(client, review, [entry(1, 0) | {"rows": rows, "note": "all alike"}])
+    with store(readers.workspace()) as connection:
+        table = read_log(connection, review.dataset)
+    assert table["seq"].nunique() == 1
+    assert table["verdict"].tolist() == ["accept"] * 3
+    assert table["note"].tolist() == ["all alike"] * 3
+    assert send(client, review, [{"n": 2, "kind": "undo"}])["step"]["count"] == 3
+
+
+def test_a_lead_adds_a_class_that_everybody_can_choose(client: TestClient, review: Review) -> None:
+    body = {"who": "ann", "signature": signature("ann"), "name": "wasp"}
+    place, own = f"/classes/{review.run}", {OWN_HEADER: "1"}
+    assert client.post(place, json=body, headers=own).status_code == 403
+    with store(readers.workspace()) as connection:
+        join(connection, "ann")
+    assert client.post(place, json=body, headers=own).json()[-1] == "wasp"
+    assert client.post(place, json=body | {"name": "class 1"}, headers=own).status_code == 400
+    number = len(review.classes) - 1
+    answer = send(client, review, [entry(1, 0, "relabel", label=number)])
+    assert answer["changes"] == [[0, "relabel", number]]
+    pictures = client.get(place).json()
+    assert len(pictures) == number + 1
+    assert pictures[number] is None
+    assert pictures[0].startswith(f"/pictures/{review.decoded}/")
 
 
 def test_pictures_come_by_number_only(client: TestClient, review: Review) -> None:
@@ -153,8 +228,21 @@ def test_pictures_come_by_number_only(client: TestClient, review: Review) -> Non
 def test_evidence(client: TestClient, review: Review) -> None:
     row = 5
     evidence = client.get(f"/evidence/{review.run}/{row}").json()
-    scores = evidence["scores"]
+    scores, probabilities = evidence["scores"], evidence["probabilities"]
     assert scores == sorted(scores)
-    assert len(scores) == len(evidence["labels"]) == len(review.classes)
+    assert len(scores) == len(evidence["candidates"]) == len(review.classes)
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+    assert len(evidence["near_labels"]) == 20
     assert evidence["near_given"] == [f"/pictures/{review.decoded}/{number}" for number in range(4)]
     assert client.get(f"/evidence/{review.run}/999999").status_code == 404
+
+
+def test_evidence_suggestion_and_button_agree(client: TestClient, review: Review) -> None:
+    """The bars' first label is the suggestion, and their share of the given one is 1 − P(wrong)."""
+    for row in range(60):
+        evidence = client.get(f"/evidence/{review.run}/{row}").json()
+        assert evidence["labels"][0] == review.classes[review.suggested[row]]
+        given = evidence["labels"].index(review.classes[review.given[row]])
+        assert 1 - evidence["probabilities"][given] == pytest.approx(float(review.wrong[row]), abs=1e-5)
+        assert evidence["probabilities"][0] == pytest.approx(float(review.confidence[row]), abs=1e-5)

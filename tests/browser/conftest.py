@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.driving import chromium
+from tests.browser.driving import chromium, reviewing
 
 # A process that imports torch takes its time on a busy machine.
 PATIENCE = 60_000
@@ -19,7 +19,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A page in a fresh profile, whose own errors fail the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 870}, accept_downloads=True)
+    context = reviewing(browser, "ann", viewport={"width": 1280, "height": 870}, accept_downloads=True)
     opened = context.new_page()
     opened.set_default_timeout(PATIENCE)
     errors: list[str] = []

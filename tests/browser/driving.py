@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from sharpeye_app.reviewer import COOKIE
 
 START_SECONDS = 30
 FLAGS = (
@@ -95,6 +98,13 @@ def chromium() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+def reviewing(browser: Browser, who: str, **options: Any) -> BrowserContext:
+    """A profile whose browser knows who reviews; options as of a browser's `new_context`."""
+    context = browser.new_context(**options)
+    context.add_cookies([{"name": COOKIE, "value": who, "domain": "127.0.0.1", "path": "/"}])
+    return context
 
 
 def focused(page: Page) -> str:

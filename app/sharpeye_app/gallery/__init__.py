@@ -5,6 +5,7 @@ Decisions go straight from the browser to the store (see sharpeye_app.routes); S
 only of page turns.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,15 +17,15 @@ from sharpeye.runs.decisions import VERDICTS
 from sharpeye.runs.review import ReviewSummary
 
 _HERE = Path(__file__).parent
-# A component is one script, so what the gallery imports of the queue is put before it.
-_IMPORT = 'import { DecisionQueue } from "./queue.mjs";'
+# A component is one script, so the modules that the gallery imports are put before it.
+_MODULES = ("elements.mjs", "queue.mjs", "commands.mjs", "dialogs.mjs")
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./[a-z]+\.mjs";\n', re.MULTILINE)
 
 
 def component_script() -> str:
-    """The gallery's module with the queue's inside."""
-    gallery, queue = ((_HERE / name).read_text() for name in ("gallery.js", "queue.mjs"))
-    assert _IMPORT in gallery
-    return queue.replace("export class", "class") + gallery.replace(_IMPORT, "")
+    """The gallery's module with those that it imports inside."""
+    modules = [re.sub(r"^export ", "", (_HERE / name).read_text(), flags=re.MULTILINE) for name in _MODULES]
+    return _IMPORT.sub("", "\n".join([*modules, (_HERE / "gallery.js").read_text()]))
 
 
 _mount = st.components.v2.component(
@@ -45,13 +46,14 @@ class Card:
         id: of the image.
         given: class number of the given label.
         suggested: class number of the suggestion.
-        top: share of the images that are at least as suspicious, in percent.
+        rank: 1 for the most suspicious.
         confidence: of the suggestion.
         wrong: P(given label is wrong).
         truth: class number of the true label; −1 where it is unknown or not shown.
         verdict: that holds, or `open`.
         label: class number that it gives, −1 for none.
         findings: what is wrong with the image apart from its label.
+        same: rows of other images that the card stands for, too.
     """
 
     row: int
@@ -59,13 +61,14 @@ class Card:
     id: str
     given: int
     suggested: int
-    top: float
+    rank: int
     confidence: float
     wrong: float
     truth: int
     verdict: str
     label: int
     findings: tuple[str, ...]
+    same: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,12 @@ class Page:
 
     Attributes:
         run: whose images these are.
+        images: how many it has.
         classes: their names.
+        who: looks at them.
+        signature: of that name, see `sharpeye_app.reviewer`.
+        lead: whether that person leads.
+        blind: whether these are second opinions.
         head: sequence number of the last action taken in.
         page: number of this page, from 1.
         pages: how many there are.
@@ -83,7 +91,12 @@ class Page:
     """
 
     run: str
+    images: int
     classes: list[str]
+    who: str
+    signature: str
+    lead: bool
+    blind: bool
     head: int
     page: int
     pages: int

@@ -5,8 +5,9 @@ export class DecisionQueue {
   // post(run, entries): sends entries; resolves to the app's answer, and rejects where it does not take them now.
   // onAnswer(answer, settled): the app took what was sent; settled where nothing waits any more.
   // onTrouble(error, waiting): it did not; everything is kept and sent again.
-  constructor({ tab, storage, post, onAnswer, onTrouble, sendAfter = 60, retryAfter = 1500, timers = globalThis }) {
-    Object.assign(this, { tab, storage, post, onAnswer, onTrouble, sendAfter, retryAfter });
+  // onRefused(error, entry): it never will (error.refused); that entry alone is dropped.
+  constructor({ tab, storage, post, onAnswer, onTrouble, onRefused, sendAfter = 60, retryAfter = 1500, timers = globalThis }) {
+    Object.assign(this, { tab, storage, post, onAnswer, onTrouble, onRefused, sendAfter, retryAfter });
     // Bound, since a browser's timers must not be called as methods of another object.
     this.setTimer = timers.setTimeout.bind(timers);
     this.clearTimer = timers.clearTimeout.bind(timers);
@@ -14,6 +15,8 @@ export class DecisionQueue {
     this.run = null;
     this.nextNumber = 0;
     this.sending = false;
+    // After a refusal one by one, to find out which entry it was.
+    this.together = Infinity;
     this.timer = null;
   }
 
@@ -27,7 +30,7 @@ export class DecisionQueue {
 
   // Whether a decision on a row still waits.
   holds(row) {
-    return this.entries.some((entry) => entry.row === row);
+    return this.entries.some((entry) => entry.rows?.includes(row));
   }
 
   add(entry) {
@@ -39,7 +42,7 @@ export class DecisionQueue {
   async send() {
     if (this.sending || !this.entries.length) return;
     this.sending = true;
-    const run = this.run, sent = this.entries.slice();
+    const run = this.run, sent = this.entries.slice(0, this.together);
     let answer = null, problem = null;
     try {
       answer = await this.post(run, sent);
@@ -49,18 +52,25 @@ export class DecisionQueue {
     this.sending = false;
     if (this.run !== run) {
       // Another run was chosen meanwhile; what could not be sent of this one waits until it is opened again.
-      if (!problem) this.store(run, this.stored(run).slice(sent.length));
+      if (!problem || (problem.refused && sent.length === 1)) this.store(run, this.stored(run).slice(sent.length));
       this.send();
       return;
     }
-    if (problem) {
+    if (problem?.refused && sent.length > 1) {
+      this.together = 1;
+      this.send();
+      return;
+    }
+    if (problem && !problem.refused) {
       this.onTrouble(problem, this.entries.length);
       this.sendIn(this.retryAfter);
       return;
     }
     this.entries = this.entries.slice(sent.length);
     this.store(run, this.entries);
-    this.onAnswer(answer, !this.entries.length);
+    if (!this.entries.length) this.together = Infinity;
+    if (problem) this.onRefused(problem, sent[0]);
+    else this.onAnswer(answer, !this.entries.length);
     if (this.entries.length) this.sendIn(this.sendAfter);
   }
 

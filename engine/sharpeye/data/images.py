@@ -38,6 +38,8 @@ EXTRA_PACKAGES = {"heif": "pillow_heif", "dicom": "pydicom"}
 
 # Decoded at once; of a JPEG, after it was scaled down on the way.
 MAX_PIXELS = 2**27
+# A JPEG is decoded to at least so many pixels a side where the whole image is wanted.
+MAX_SIDE = 4096
 # Larger images are decoded one at a time.
 LARGE_PIXELS = 2**24
 ONE_LARGE = threading.Lock()
@@ -334,6 +336,14 @@ def encoded(name: str, image: Encoded) -> bytes:
     except OSError as error:
         raise InputError(f"{name}: cannot be read any more ({error.strerror})") from error
     raise InputError(f"{name}: {image.reason}")
+
+
+def opened_upright(image: Encoded) -> bytes:
+    """The whole image as PNG; raises BadImage as `decode` does."""
+    with _upright(image, MAX_SIDE) as (whole, _, _):
+        buffer = io.BytesIO()
+        whole.save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
 
 
 def open_image(image: Encoded) -> Image.Image:

@@ -10,20 +10,21 @@ import pandas as pd
 from sharpeye.data.annotations import read_annotations
 from sharpeye.data.tables import ANNOTATION_SUFFIXES, kind_of
 from sharpeye.errors import InputError
-from sharpeye.runs.decisions import Decision, decide, write_log
+from sharpeye.runs.decisions import LATER_COLUMNS, LOG_COLUMNS, Decision, decide, write_log
 from sharpeye.runs.result import read_result
 from sharpeye.runs.scores import read_scores
 from sharpeye.runs.spreadsheets import as_written
 from sharpeye.runs.store import RunRow, dataset_source
+from sharpeye.runs.team import added_classes
 from sharpeye.runs.workspace import Workspace
 
 EPOCH = pd.Timestamp("1970-01-01", tz="UTC")
 # The year 2200, well within what a timestamp holds.
 LATEST = 7.26e9
-LOG_TYPES: dict[str, type[float] | type[str] | Literal["Int64"]] = {
+LOG_TYPES: dict[str, type[str] | Literal["Int64"]] = {
+    **dict.fromkeys((*LOG_COLUMNS, *LATER_COLUMNS), str),
     "seq": "Int64",
     "target": "Int64",
-    **dict.fromkeys(("at", "who", "run", "kind", "image", "verdict", "from_label", "to_label"), str),
 }
 
 
@@ -44,7 +45,7 @@ def import_log(connection: sqlite3.Connection, workspace: Workspace, row: RunRow
         log = pd.read_csv(path, dtype=LOG_TYPES, keep_default_na=False, na_values=[""])
     except (OSError, ValueError, OverflowError, TypeError) as error:
         raise InputError(f"{path}: not a readable decision log ({error})") from error
-    missing = LOG_TYPES.keys() - set(log.columns)
+    missing = set(LOG_COLUMNS) - set(log.columns)
     if missing:
         raise InputError(f"{path}: not a decision log, it has no column {', '.join(sorted(missing))}")
     log = as_written(log)
@@ -52,7 +53,7 @@ def import_log(connection: sqlite3.Connection, workspace: Workspace, row: RunRow
         if log[column].isna().any():
             raise InputError(f"{path}, row {int(log[column].isna().argmax()) + 1}: {column} is empty")
     log["at"] = _seconds(path, log["at"])
-    classes = read_result(workspace.run(row.id)).classes_in_order
+    classes = _classes(connection, workspace, row)
     unknown = log["to_label"].notna() & ~log["to_label"].isin(classes)
     if unknown.any():
         at = int(unknown.argmax())
@@ -60,9 +61,15 @@ def import_log(connection: sqlite3.Connection, workspace: Workspace, row: RunRow
     return write_log(connection, row.dataset, log)
 
 
+def _classes(connection: sqlite3.Connection, workspace: Workspace, row: RunRow) -> list[str]:
+    """The classes of a run, and those that people added."""
+    known = read_result(workspace.run(row.id)).classes_in_order
+    return [*known, *added_classes(connection, row.dataset)]
+
+
 def _import_annotations(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, path: Path) -> int:
     """One action a person: their labels, as accepted, kept or chosen ones."""
-    classes = read_result(workspace.run(row.id)).classes_in_order
+    classes = _classes(connection, workspace, row)
     scores = read_scores(workspace.run(row.id).scores, ["id", "given_label", "suggested_label"]).astype(
         object
     )

@@ -21,23 +21,40 @@ class Verdict:
     """What a verdict means.
 
     Attributes:
-        gives: which label the image then has: the `suggested`, the `given` or a `chosen` one; `none` decides
-            nothing.
+        gives: which label the image then has: the `suggested`, the `given` or a `chosen` one; `none` leaves
+            the given one, undecided.
         badge: what a card shows beside the label that the image gets.
+        title: for people.
+        key: that decides so.
+        excludes: whether the image is left out of the cleaned copy.
     """
 
     gives: Literal["suggested", "given", "chosen", "none"]
     badge: str
+    title: str
+    key: str
+    excludes: bool = False
 
 
 VERDICTS = {
-    "accept": Verdict("suggested", "✓"),
-    "keep": Verdict("given", "Keep"),
-    "relabel": Verdict("chosen", "✓"),
-    "skip": Verdict("none", "Skip"),
+    "accept": Verdict("suggested", "✓", "Accept the suggestion", "a"),
+    "keep": Verdict("given", "Keep", "Keep the label", "r"),
+    "relabel": Verdict("chosen", "✓", "Another class", "/"),
+    "skip": Verdict("none", "Skip", "Skip", "s"),
+    "several": Verdict("none", "Several apply", "Several classes apply", "e"),
+    "none": Verdict("none", "None of these", "None of the classes", "o", excludes=True),
+    "ambiguous": Verdict("none", "Ambiguous", "Cannot be told", "q"),
+    "bad image": Verdict("none", "Bad image", "Bad image", "b", excludes=True),
+    "duplicate": Verdict("none", "Duplicate", "Duplicate", "d", excludes=True),
 }
 # Logs that earlier versions exported call it so.
 EARLIER_NAMES = {"reject": "keep"}
+LOG_COLUMNS = ("seq", "at", "who", "run", "kind", "target", "image", "verdict", "from_label", "to_label")
+# Which logs of earlier versions lack.
+LATER_COLUMNS = ("blind", "note")
+INSERT_DECISION = (
+    "INSERT INTO decisions (action, image, verdict, from_label, to_label, note) VALUES (?, ?, ?, ?, ?, ?)"
+)
 TAB_SECONDS = 30 * 24 * 3600.0
 
 # An action holds unless the last undo or redo that targets it is an undo.
@@ -64,12 +81,14 @@ class Decision:
         verdict: one of VERDICTS.
         from_label: the given label.
         to_label: the label that the verdict gives; None for none.
+        note: what the reviewer adds.
     """
 
     image: str
     verdict: str
     from_label: str
     to_label: str | None
+    note: str | None = None
 
 
 def decide(
@@ -79,6 +98,7 @@ def decide(
     who: str,
     decisions: Sequence[Decision],
     known_up_to: int | None = None,
+    blind: bool = False,
 ) -> int:
     """Append one action that decides all the images; returns its sequence number.
 
@@ -89,6 +109,8 @@ def decide(
         who: who decides.
         decisions: at most one an image.
         known_up_to: sequence number up to which the caller knows the log (see `head`); None does not ask.
+        blind: a second opinion, given without seeing the first: it is compared with the decision that holds,
+            and changes nothing.
 
     Raises:
         Conflict: an image was decided on after `known_up_to`; nothing is written.
@@ -99,17 +121,17 @@ def decide(
                 image
                 for (image,) in connection.execute(
                     "SELECT d.image FROM decisions d JOIN actions a ON a.seq = d.action WHERE a.dataset = ? "
-                    f"AND a.seq > ? AND {_HOLDS}",
+                    f"AND a.seq > ? AND a.blind = 0 AND {_HOLDS}",
                     (dataset, known_up_to),
                 )
             }
             clash = [decision.image for decision in decisions if decision.image in newer]
             if clash:
                 raise Conflict(clash)
-        action = _append(connection, dataset, run, who, "decide", None)
+        action = _append(connection, dataset, run, who, "decide", None, blind=blind)
         connection.executemany(
-            "INSERT INTO decisions (action, image, verdict, from_label, to_label) VALUES (?, ?, ?, ?, ?)",
-            ((action, d.image, d.verdict, d.from_label, d.to_label) for d in decisions),
+            INSERT_DECISION,
+            ((action, d.image, d.verdict, d.from_label, d.to_label, d.note) for d in decisions),
         )
     return action
 
@@ -196,8 +218,9 @@ def head(connection: sqlite3.Connection, dataset: str) -> int:
 
 def changes_since(
     connection: sqlite3.Connection, dataset: str, seq: int
-) -> list[tuple[str, str | None, str | None]]:
-    """The images that actions after `seq` touched, each with the verdict and label that hold now.
+) -> list[tuple[str, str | None, str | None, int | None]]:
+    """The images that actions after `seq` touched, each with the verdict and label that hold now, and the
+    action that gave them.
 
     None where none does.
     """
@@ -205,18 +228,35 @@ def changes_since(
         "WITH touched AS (SELECT DISTINCT d.image AS image FROM actions a JOIN decisions d ON d.action = "
         "coalesce(a.target, a.seq) "
         "WHERE a.dataset = :dataset AND a.seq > :seq) "
-        "SELECT t.image, d.verdict, d.to_label FROM touched t LEFT JOIN decisions d ON d.image = t.image AND "
-        "d.action = ("
+        "SELECT t.image, d.verdict, d.to_label, d.action FROM touched t LEFT JOIN decisions d "
+        "ON d.image = t.image AND d.action = ("
         "SELECT a.seq FROM decisions e JOIN actions a ON a.seq = e.action "
-        f"WHERE e.image = t.image AND a.dataset = :dataset AND {_HOLDS} ORDER BY a.seq DESC LIMIT 1)",
+        f"WHERE e.image = t.image AND a.dataset = :dataset AND a.blind = 0 AND {_HOLDS} ORDER BY a.seq DESC "
+        "LIMIT 1)",
         {"dataset": dataset, "seq": seq},
     ).fetchall()
 
 
+def count_since(connection: sqlite3.Connection, dataset: str, who: str, at: float) -> int:
+    """How many images a person decided on since a time, in seconds since 1970."""
+    return int(
+        connection.execute(
+            "SELECT count(*) FROM actions a JOIN decisions d ON d.action = a.seq WHERE a.dataset = ? AND "
+            f"a.who = ? AND a.at >= ? AND a.kind = 'decide' AND {_HOLDS}",
+            (dataset, who, at),
+        ).fetchone()[0]
+    )
+
+
 def current_decisions(connection: sqlite3.Connection, dataset: str) -> pd.DataFrame:
-    """The last decision that holds for each image: columns image, verdict, from_label, to_label, at, who,
-    run."""
+    """The last decision that holds for each image: columns image, verdict, from_label, to_label, note, at,
+    who, run."""
     return _last_decisions(connection, "SELECT ?", dataset)
+
+
+def blind_decisions(connection: sqlite3.Connection, dataset: str) -> pd.DataFrame:
+    """The last second opinion of each person on each image, columns as of `current_decisions`."""
+    return _last_decisions(connection, "SELECT ?", dataset, blind=True)
 
 
 def earlier_decisions(connection: sqlite3.Connection, dataset: str) -> pd.DataFrame:
@@ -228,14 +268,17 @@ def earlier_decisions(connection: sqlite3.Connection, dataset: str) -> pd.DataFr
     return _last_decisions(connection, others, dataset)
 
 
-def _last_decisions(connection: sqlite3.Connection, datasets: str, dataset: str) -> pd.DataFrame:
+def _last_decisions(
+    connection: sqlite3.Connection, datasets: str, dataset: str, blind: bool = False
+) -> pd.DataFrame:
+    """Of each image; of each image and person where they are blind."""
     rows = connection.execute(
-        "SELECT d.image, d.verdict, d.from_label, d.to_label, a.at, a.who, a.run, max(a.seq) FROM decisions "
-        "d "
-        f"JOIN actions a ON a.seq = d.action WHERE a.dataset IN ({datasets}) AND {_HOLDS} GROUP BY d.image",
-        (dataset,),
+        "SELECT d.image, d.verdict, d.from_label, d.to_label, d.note, a.at, a.who, a.run, max(a.seq) "
+        f"FROM decisions d JOIN actions a ON a.seq = d.action WHERE a.dataset IN ({datasets}) "
+        f"AND a.blind = ? AND {_HOLDS} GROUP BY d.image{', a.who' if blind else ''}",
+        (dataset, blind),
     )
-    columns = ["image", "verdict", "from_label", "to_label", "at", "who", "run", "seq"]
+    columns = ["image", "verdict", "from_label", "to_label", "note", "at", "who", "run", "seq"]
     return pd.DataFrame(rows.fetchall(), columns=columns).drop(columns="seq")
 
 
@@ -244,10 +287,10 @@ def read_log(connection: sqlite3.Connection, dataset: str) -> pd.DataFrame:
 
     Undo and redo rows have a target and no image.
     """
-    columns = ["seq", "at", "who", "run", "kind", "target", "image", "verdict", "from_label", "to_label"]
+    columns = [*LOG_COLUMNS, *LATER_COLUMNS]
     rows = connection.execute(
-        "SELECT a.seq, a.at, a.who, a.run, a.kind, a.target, d.image, d.verdict, d.from_label, d.to_label "
-        "FROM actions a "
+        "SELECT a.seq, a.at, a.who, a.run, a.kind, a.target, d.image, d.verdict, d.from_label, d.to_label, "
+        "a.blind, d.note FROM actions a "
         "LEFT JOIN decisions d ON d.action = a.seq WHERE a.dataset = ? ORDER BY a.seq, d.image",
         (dataset,),
     )
@@ -263,6 +306,8 @@ def write_log(connection: sqlite3.Connection, dataset: str, log: pd.DataFrame) -
     Raises:
         InputError: a row that is not of a decision log.
     """
+    log = log.assign(**{name: log.get(name) for name in LATER_COLUMNS})
+    log = log.assign(blind=log["blind"].isin([1, "1", "True", True]))
     numbers: dict[int, int] = {}
     with transaction(connection):
         for seq, rows in log.groupby("seq", sort=True):
@@ -286,15 +331,14 @@ def write_log(connection: sqlite3.Connection, dataset: str, log: pd.DataFrame) -
                 str(first["kind"]),
                 target,
                 float(first["at"]),
+                bool(first["blind"]),
             )
             if first["kind"] == "decide":
-                values = rows.assign(verdict=verdicts)[["image", "verdict", "from_label", "to_label"]].astype(
-                    object
-                )
+                columns = ["image", "verdict", "from_label", "to_label", "note"]
+                values = rows.assign(verdict=verdicts)[columns].astype(object)
                 try:
                     connection.executemany(
-                        "INSERT INTO decisions (action, image, verdict, from_label, to_label) VALUES (?, ?, "
-                        "?, ?, ?)",
+                        INSERT_DECISION,
                         (
                             (action, *(None if pd.isna(v) else v for v in row))
                             for row in values.itertuples(index=False)
@@ -315,10 +359,11 @@ def _append(
     kind: str,
     target: int | None,
     at: float | None = None,
+    blind: bool = False,
 ) -> int:
     cursor = connection.execute(
-        "INSERT INTO actions (at, who, dataset, run, kind, target) VALUES (?, ?, ?, ?, ?, ?)",
-        (time.time() if at is None else at, who, dataset, run, kind, target),
+        "INSERT INTO actions (at, who, dataset, run, kind, target, blind) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (time.time() if at is None else at, who, dataset, run, kind, target, blind),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid

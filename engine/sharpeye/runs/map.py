@@ -18,6 +18,8 @@ from sharpeye.runs.scores import ROW_GROUP
 from sharpeye.runs.stages import MAP
 
 EVIDENCE_IMAGES = 4
+# Whose labels are counted.
+COUNTED_IMAGES = 20
 # Of a class, where there is no clean split.
 SUREST_IMAGES = 200
 
@@ -66,7 +68,8 @@ def write_map(context: RunContext, scored: ScoredRun, features: np.ndarray, refe
     """Write embedding.parquet, row for row beside scores.parquet.
 
     Its columns are `x` and `y` on the map, and the trusted images most like the image: `near_given` of its
-    given label and `near_suggested` of the suggested one (rows of the decoded data set).
+    given label and `near_suggested` of the suggested one (rows of the decoded data set); `near_labels`, the
+    names of the labels of the COUNTED_IMAGES most like it, of any class.
     """
     beliefs, training = scored.beliefs, scored.training
     device = context.execution.device
@@ -78,6 +81,16 @@ def write_map(context: RunContext, scored: ScoredRun, features: np.ndarray, refe
     for name, labels in (("near_given", training.labels), ("near_suggested", beliefs.candidates.best())):
         neighbours = nearest(features, labels, references.features, trusted.labels, EVIDENCE_IMAGES, device)
         table[name] = list(np.where(neighbours < 0, -1, trusted.rows[neighbours]))
+    alike = nearest(
+        features,
+        np.zeros(len(training), dtype=np.int64),
+        references.features,
+        np.zeros(len(trusted), dtype=np.int64),
+        COUNTED_IMAGES,
+        device,
+    )
+    names = np.array(training.class_names, dtype=object)
+    table["near_labels"] = [list(names[trusted.labels[rows[rows >= 0]]]) for rows in alike]
     with replacing(scored.folder.embedding) as temporary:
         table.to_parquet(temporary, index=False, row_group_size=ROW_GROUP)
 

@@ -55,6 +55,8 @@ from sharpeye.training.devices import peak_memory_mb, select_device, watched_mem
 from sharpeye.training.models import input_size
 
 LEAST_PROBABILITY = 1e-3
+# Classes of highest posterior that are kept of each image.
+LIKELY = 10
 SHOWN_MEASURES = ("width", "height", "brightness", "sharpness")
 
 
@@ -340,6 +342,7 @@ def score_columns(
     # What stands in the validation split under another label is wrong for certain.
     certain = training.trusted >= 0
     suggested = np.where(certain, training.trusted, beliefs.candidates.best())
+    likely, probabilities = likely_classes(training, beliefs)
     return ScoreColumns(
         id=training.ids,
         given_label=_named(training.labels, training),
@@ -349,6 +352,8 @@ def score_columns(
         suggested_label=_named(suggested, training),
         confidence=np.where(certain, 1.0, np.exp(-beliefs.candidates.scores.min(1))),
         wrong_probability=np.where(certain, 1.0, beliefs.wrong),
+        likely_labels=np.array(training.class_names, dtype=object)[likely],
+        likely_probabilities=probabilities,
         candidate_classes=np.array(training.class_names, dtype=object)[candidates.classes],
         candidate_scores=candidates.scores,
         image_row=training.rows,
@@ -357,6 +362,22 @@ def score_columns(
         outlier_distance=found.outlier_distance,
         **{name: found.measures[name].to_numpy() for name in SHOWN_MEASURES},
     )
+
+
+def likely_classes(training: LabeledImages, beliefs: NoisePosterior) -> tuple[np.ndarray, np.ndarray]:
+    """The LIKELY classes of highest noise posterior of each image, the given one among them, best first, and
+    that posterior, (N, k) each. What stands in the validation split under another label has that label."""
+    classes, probabilities = beliefs.candidates.classes, np.exp(-beliefs.candidates.scores)
+    given, certain = training.labels[:, None], training.trusted[:, None]
+    # The given class stays, wherever it is in the order.
+    order = np.argsort(-(probabilities + 2 * (classes == given)), axis=1, kind="stable")[:, :LIKELY]
+    classes, probabilities = (np.take_along_axis(part, order, 1) for part in (classes, probabilities))
+    unlisted = (certain[:, 0] >= 0) & ~(classes == certain).any(1)
+    classes[unlisted, -1] = training.trusted[unlisted]
+    probabilities = np.where(certain >= 0, classes == certain, probabilities)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    classes, probabilities = (np.take_along_axis(part, order, 1) for part in (classes, probabilities))
+    return classes, probabilities.astype(np.float32)
 
 
 def write_transition(folder: RunFolder, training: LabeledImages, beliefs: NoisePosterior) -> None:

@@ -3,23 +3,40 @@
 import getpass
 import sqlite3
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sharpeye.data.findings import masks_of
 from sharpeye.errors import InputError
-from sharpeye.runs.decisions import VERDICTS, Decision, changes_since, decide, earlier_decisions, head
+from sharpeye.runs.decisions import (
+    VERDICTS,
+    Decision,
+    blind_decisions,
+    changes_since,
+    count_since,
+    decide,
+    earlier_decisions,
+    head,
+)
 from sharpeye.runs.result import RunResult, no_sign, read_result
 from sharpeye.runs.scores import read_influence, read_row, read_scores
 from sharpeye.runs.store import store
+from sharpeye.runs.team import added_classes, midnight
 from sharpeye.runs.workspace import RunFolder, Workspace
 
 # The summary tells how many of so many suspects that come next are expected to be wrong.
 SUSPECTS_AHEAD = 100
+# Over the last of so many decisions, hits are compared with those predicted.
+RECENT = 50
 STATES = ("open", *VERDICTS)
+# Verdicts without a label that say that the given one is wrong.
+SAY_WRONG = [STATES.index("none")]
+EVIDENCE_COLUMNS = ("likely_labels", "likely_probabilities", "candidate_classes", "candidate_scores")
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,10 @@ class ReviewSummary:
         next: number of suspects that come next, at most SUSPECTS_AHEAD.
         expected_next: wrong labels expected among them.
         likely_next: those of them that are more likely wrong than right.
+        recent: number of the last decisions, at most RECENT; skipped images aside.
+        hits: those of them that say the label was wrong.
+        predicted: how many of them were expected to.
+        today: images that the person decided on today.
     """
 
     images: int
@@ -49,6 +70,10 @@ class ReviewSummary:
     next: int
     expected_next: float
     likely_next: int
+    recent: int
+    hits: int
+    predicted: float
+    today: int
 
 
 @dataclass(frozen=True)
@@ -56,14 +81,20 @@ class Evidence:
     """What speaks for and against the label of one image.
 
     Attributes:
-        labels: names of the candidate labels, the most plausible first.
+        labels: names of the most probable labels, best first, the given one among them.
+        probabilities: noise posterior of each.
+        candidates: names of the candidate labels, the most plausible first.
         scores: the ranking method's score of each.
+        near_labels: labels of the trusted images most like the image, of any class; none before the map.
         near_given: rows of the validation images of the given label that are most like the image.
         near_suggested: the same of the suggested label.
     """
 
     labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    candidates: tuple[str, ...]
     scores: tuple[float, ...]
+    near_labels: tuple[str, ...]
     near_given: tuple[int, ...]
     near_suggested: tuple[int, ...]
 
@@ -78,7 +109,7 @@ class Review:
         folder: of the run.
         result: of the run.
         ids: of the images, (N,).
-        classes: C names.
+        classes: names of the C classes, and of those that people added.
         given: class numbers of the given labels, (N,).
         suggested: class numbers of the suggestions, (N,).
         truth: class numbers, −1 where unknown, (N,), or None without true labels.
@@ -91,6 +122,7 @@ class Review:
         duplicate_group: of pictures that show the same, −1 for none, (N,).
         verdict: position in STATES, (N,).
         label: class that a decision gave, −1 where none did, (N,).
+        action: number of the action that decided, 0 where none did, (N,).
         earlier: by row, decisions on another state of the source that fit here, see `_fitting`.
         head: sequence number of the last action taken in.
     """
@@ -113,6 +145,7 @@ class Review:
     duplicate_group: np.ndarray
     verdict: np.ndarray
     label: np.ndarray
+    action: np.ndarray
     earlier: dict[int, Decision]
     head: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -143,17 +176,26 @@ class Review:
         Raises:
             InputError: there is no such row.
         """
-        candidates = read_row(self.folder.scores, row, ["candidate_classes", "candidate_scores"])
-        labels, scores = (list(np.asarray(values)) for values in candidates.values())
-        pairs = sorted((float(score), str(label)) for label, score in zip(labels, scores, strict=True))
-        near: dict[str, tuple[int, ...]] = {"near_given": (), "near_suggested": ()}
+        known: dict[str, Any] = read_row(self.folder.scores, row, EVIDENCE_COLUMNS)
+        scored = zip(known["candidate_scores"], known["candidate_classes"], strict=True)
+        pairs = sorted((float(score), str(label)) for score, label in scored)
+        near: dict[str, Any] = {"near_given": (), "near_suggested": (), "near_labels": ()}
         if self.folder.embedding.exists():
-            for name, rows in read_row(self.folder.embedding, row, list(near)).items():
-                near[name] = tuple(int(one) for one in np.asarray(rows) if one >= 0)
-        return Evidence(tuple(label for _, label in pairs), tuple(score for score, _ in pairs), **near)
+            near = read_row(self.folder.embedding, row, list(near))
+        return Evidence(
+            labels=tuple(known["likely_labels"]),
+            probabilities=tuple(known["likely_probabilities"]),
+            candidates=tuple(label for _, label in pairs),
+            scores=tuple(score for score, _ in pairs),
+            near_labels=tuple(near["near_labels"]),
+            near_given=tuple(one for one in near["near_given"] if one >= 0),
+            near_suggested=tuple(one for one in near["near_suggested"] if one >= 0),
+        )
 
-    def decision(self, row: int, verdict: str, label: int | None = None) -> Decision:
+    def decision(self, row: int, verdict: str, label: int | None = None, note: str | None = None) -> Decision:
         """A verdict on one row; `label` is the class number chosen where the verdict takes one.
+
+        To accept the given label, or to choose it, is to keep it.
 
         Raises:
             KeyError: no such verdict.
@@ -169,37 +211,87 @@ class Review:
             raise IndexError(f"label {label}")
         labels = {"suggested": self.suggested[row], "given": self.given[row], "chosen": label, "none": None}
         chosen = labels[gives]
+        if chosen is not None and chosen == self.given[row]:
+            verdict = "keep"
         name = None if chosen is None else self.classes[int(chosen)]
-        return Decision(str(self.ids[row]), verdict, self.classes[self.given[row]], name)
+        return Decision(str(self.ids[row]), verdict, self.classes[self.given[row]], name, note or None)
 
     def still_fitting(self) -> list[Decision]:
         """The earlier decisions on images that are open here."""
         return [decision for row, decision in self.earlier.items() if self.verdict[row] == 0]
 
     def decide(
-        self, connection: sqlite3.Connection, decisions: list[Decision], known_up_to: int | None = None
+        self,
+        connection: sqlite3.Connection,
+        decisions: list[Decision],
+        who: str,
+        known_up_to: int | None = None,
+        blind: bool = False,
     ) -> None:
-        """Append one action of this computer's user; see `sharpeye.runs.decisions.decide`."""
-        decide(connection, self.dataset, self.run, current_user(), decisions, known_up_to)
+        """Append one action of a person; see `sharpeye.runs.decisions.decide`."""
+        decide(connection, self.dataset, self.run, who, decisions, known_up_to, blind)
+
+    def second_opinions(self, connection: sqlite3.Connection, who: str) -> dict[int, tuple[int, int]]:
+        """Position in STATES and class of a person's blind second opinions, by row."""
+        made = blind_decisions(connection, self.dataset)
+        made = made[made["who"] == who]
+        rows, numbers = self.ids.get_indexer(pd.Index(made["image"])), self._numbers()
+        said = made[["verdict", "to_label"]].to_numpy()
+        return {
+            int(row): (STATES.index(verdict), numbers.get(label or "", -1))
+            for row, (verdict, label) in zip(rows, said, strict=True)
+            if row >= 0
+        }
+
+    def surest_of_classes(self) -> np.ndarray:
+        """Of each class, the row of the image whose given label is the surest, (C,); −1 for none."""
+        surest = np.full(len(self.classes), -1, dtype=np.int64)
+        order = np.argsort(-self.wrong, kind="stable")
+        surest[self.given[order]] = order
+        return surest
+
+    def rows_of(self, images: Iterable[str]) -> np.ndarray:
+        """The rows of images, those that the run lacks left out."""
+        rows = self.ids.get_indexer(pd.Index(list(images), dtype=object))
+        return rows[rows >= 0]
+
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.classes)}
 
     def refresh(self, connection: sqlite3.Connection) -> None:
         """Take in the decisions made since the last time."""
         with self.lock:
+            new = [name for name in added_classes(connection, self.dataset) if name not in self.classes]
+            self.classes.extend(new)
             last = head(connection, self.dataset)
             if last == self.head:
                 return
             changes = changes_since(connection, self.dataset, self.head)
-            rows = self.ids.get_indexer(pd.Index([image for image, _, _ in changes]))
-            numbers = {name: number for number, name in enumerate(self.classes)}
-            for row, (_, verdict, label) in zip(rows, changes, strict=True):
+            rows = self.ids.get_indexer(pd.Index([change[0] for change in changes]))
+            numbers = self._numbers()
+            for row, (_, verdict, label, action) in zip(rows, changes, strict=True):
                 if row >= 0:
                     self.verdict[row] = STATES.index(verdict or "open")
                     self.label[row] = numbers.get(label or "", -1)
+                    self.action[row] = action or 0
             self.head = last
 
-    def summary(self) -> ReviewSummary:
-        """How far the review is, and what is still expected."""
+    def found_wrong(self, rows: np.ndarray) -> np.ndarray:
+        """Which decisions on some rows say that the given label is wrong, bool."""
+        label, verdict = self.label[rows], self.verdict[rows]
+        return ((label >= 0) & (label != self.given[rows])) | np.isin(verdict, SAY_WRONG)
+
+    def summary(self, connection: sqlite3.Connection, who: str) -> ReviewSummary:
+        """How far the review is, and what is still expected.
+
+        Args:
+            connection: the store.
+            who: the person whose decisions of today are counted.
+        """
         is_open = self.verdict == 0
+        decided = np.flatnonzero(~is_open & (self.verdict != STATES.index("skip")))
+        if len(decided) > RECENT:
+            decided = decided[np.argpartition(-self.action[decided], RECENT)[:RECENT]]
         suspects = self.order[is_open[self.order]][:SUSPECTS_AHEAD]
         changed = (self.label >= 0) & (self.label != self.given)
         expected, expected_open = float(self.wrong.sum()), float(self.wrong[is_open].sum())
@@ -216,11 +308,15 @@ class Review:
             next=len(suspects),
             expected_next=float(self.wrong[suspects].sum()),
             likely_next=int((self.wrong[suspects] > 0.5).sum()),
+            recent=len(decided),
+            hits=int(self.found_wrong(decided).sum()),
+            predicted=float(self.wrong[decided].sum()),
+            today=count_since(connection, self.dataset, who, midnight()),
         )
 
 
 def current_user() -> str:
-    """The name of this computer's user, under which decisions are recorded."""
+    """The name of this computer's user, under which scripts decide that give no other."""
     return getpass.getuser()
 
 
@@ -289,6 +385,7 @@ def _read_review(workspace: Workspace, run: str, dataset: str, written: int) -> 
         duplicate_group=table["duplicate_group"].to_numpy(np.int64),
         verdict=np.zeros(len(table), dtype=np.int8),
         label=np.full(len(table), -1, dtype=np.int32),
+        action=np.zeros(len(table), dtype=np.int64),
         earlier={} if made.empty else _fitting(made, ids, given, classes),
     )
 

@@ -23,6 +23,8 @@ ScoreColumn = Literal[
     "suggested_label",
     "confidence",
     "wrong_probability",
+    "likely_labels",
+    "likely_probabilities",
     "candidate_classes",
     "candidate_scores",
     "image_row",
@@ -51,6 +53,9 @@ class ScoreColumns:
             from all.
         confidence: that posterior.
         wrong_probability: posterior that the given label is wrong.
+        likely_labels: names of the classes of highest noise posterior, the given one among them, best first,
+            (N, k).
+        likely_probabilities: that posterior, (N, k).
         candidate_classes: names of the candidate labels of each image, (N, k).
         candidate_scores: the first method's score of each of them, (N, k).
         image_row: row of the image in the decoded data set.
@@ -71,6 +76,8 @@ class ScoreColumns:
     suggested_label: "pd.Categorical[str]"
     confidence: np.ndarray
     wrong_probability: np.ndarray
+    likely_labels: np.ndarray
+    likely_probabilities: np.ndarray
     candidate_classes: np.ndarray
     candidate_scores: np.ndarray
     image_row: np.ndarray

@@ -63,6 +63,29 @@ MIGRATIONS = (
     CREATE INDEX decisions_by_image ON decisions (image, action);
     CREATE TABLE tabs (tab TEXT PRIMARY KEY, entry INTEGER NOT NULL, at REAL NOT NULL) WITHOUT ROWID
     """,
+    """
+    ALTER TABLE actions ADD COLUMN blind INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE decisions ADD COLUMN note TEXT;
+    ALTER TABLE runs ADD COLUMN name TEXT;
+    ALTER TABLE runs ADD COLUMN remark TEXT;
+    ALTER TABLE runs ADD COLUMN parent TEXT;
+    CREATE INDEX actions_by_person ON actions (dataset, who, at);
+    CREATE TABLE people (
+        name TEXT PRIMARY KEY, role TEXT NOT NULL CHECK (role IN ('lead', 'reviewer')), at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE assignments (
+        dataset TEXT NOT NULL, who TEXT NOT NULL, image TEXT NOT NULL, blind INTEGER NOT NULL,
+        at REAL NOT NULL, PRIMARY KEY (dataset, who, image, blind)
+    ) WITHOUT ROWID;
+    CREATE TABLE gold (
+        dataset TEXT NOT NULL, image TEXT NOT NULL, label TEXT NOT NULL, who TEXT NOT NULL, at REAL NOT NULL,
+        PRIMARY KEY (dataset, image)
+    ) WITHOUT ROWID;
+    CREATE TABLE added_classes (
+        dataset TEXT NOT NULL, name TEXT NOT NULL, who TEXT NOT NULL, at REAL NOT NULL,
+        PRIMARY KEY (dataset, name)
+    ) WITHOUT ROWID
+    """,
 )
 
 
@@ -89,6 +112,9 @@ class RunRow:
     message: str | None
     exit_code: int | None
     result: str | None
+    name: str | None
+    remark: str | None
+    parent: str | None
 
     def to_json(self) -> str:
         """For `--json`: everything but process details, JSON fields decoded."""

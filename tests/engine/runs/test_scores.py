@@ -31,6 +31,8 @@ COLUMNS = ScoreColumns(
     suggested_label=labels(0, 0),
     confidence=np.array([0.9, 0.6]),
     wrong_probability=np.array([0.1, 0.7]),
+    likely_labels=np.array([["ant", "bee"]] * 2, dtype=object),
+    likely_probabilities=np.array([[0.6, 0.4]] * 2),
     candidate_classes=np.array([["ant", "bee"]] * 2, dtype=object),
     candidate_scores=np.array([[0.1, 0.5], [2.0, 1.0]]),
     image_row=np.array([4, 7]),
