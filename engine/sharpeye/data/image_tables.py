@@ -14,7 +14,14 @@ from sharpeye.config import SourceOptions
 from sharpeye.data.folders import linked
 from sharpeye.data.images import Encoded, Unreadable
 from sharpeye.data.records import Record, Source
-from sharpeye.data.tables import found, label_column_of, read_parquet_schema, readable, true_column_of
+from sharpeye.data.tables import (
+    found,
+    label_column_of,
+    named,
+    read_parquet_schema,
+    readable,
+    true_column_of,
+)
 from sharpeye.errors import InputError
 from sharpeye.files import file_stamp
 
@@ -44,7 +51,7 @@ def open_shard(path: Path, split: str | None = None) -> tuple[Shard, pa.Schema]:
             return Shard(path, split, pq.ParquetFile(path).metadata.num_rows), schema
     with readable(path, path.suffix[1:]), pa.memory_map(str(path)) as file:
         reader = pa.ipc.open_stream(file)
-        return Shard(path, split, sum(batch.num_rows for batch in reader)), reader.schema
+        return Shard(path, split, sum(batch.num_rows for batch in reader)), named(reader.schema)
 
 
 def image_table(name: str, shards: list[tuple[Shard, pa.Schema]], options: SourceOptions) -> Source:

@@ -268,7 +268,13 @@ def true_column_of(path: Path, columns: list[str], options: SourceOptions) -> st
 def read_parquet_schema(path: Path) -> pa.Schema:
     """The Arrow schema of a Parquet file; raises InputError that names the file."""
     with readable(path, "Parquet"):
-        return pq.read_schema(path)
+        return named(pq.read_schema(path))
+
+
+def named(schema: pa.Schema) -> pa.Schema:
+    """A schema, once the names of its columns are known to be text; raises ValueError where they are not."""
+    list(schema.names)
+    return schema
 
 
 @contextmanager
