@@ -43,6 +43,7 @@ def check_config(config: RunConfig) -> None:
     options = config.data.options
     weights = None if config.weights in NAMED_WEIGHTS else config.weights
     places = [options.image_root, options.human_labels, options.torchvision_root, weights]
+    places.append(config.data.confirmed)
     for spec in (config.data.train, config.data.validation):
         if isinstance(spec, FileSource | TrustedList):
             places.append(spec.path)

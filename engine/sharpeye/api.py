@@ -213,9 +213,13 @@ class Run:
         except OSError as error:
             raise InputError(f"{target}: cannot be written to ({error})") from error
 
-    def import_decisions(self, file: PathText) -> int:
-        """Add the decision log of an export, or annotations of Label Studio, CVAT or COCO, to this run's data
-        set; the number of actions added.
+    def import_decisions(self, file: PathText, who: str | None = None) -> int:
+        """Add the decision log of an export, or annotations of Label Studio, FiftyOne, CVAT or COCO, to this
+        run's data set; the number of actions added.
+
+        Args:
+            file: of these.
+            who: whose they are, where annotations do not say.
 
         Raises:
             InputError: the file is no decision log of these classes; nothing is added then.
@@ -223,7 +227,14 @@ class Run:
         from sharpeye.runs.decision_import import import_log
 
         with self._store() as connection:
-            return import_log(connection, self.workspace, self.row(), Path(file).expanduser())
+            return import_log(connection, self.workspace, self.row(), Path(file).expanduser(), who)
+
+    def report(self) -> str:
+        """A report on the review of this run: one HTML page that needs nothing else."""
+        from sharpeye.runs.review_report import review_report
+
+        with self._store() as connection:
+            return review_report(connection, self.workspace, self.row())
 
     def cancel(self) -> str:
         """Cancel the run, whose results so far are kept; the state after at most CANCEL_SECONDS."""

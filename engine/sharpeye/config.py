@@ -85,6 +85,8 @@ class DataConfig:
         train: the training set.
         validation: the clean validation split; None takes the source's own, or goes without where it has none
             and only heads are trained.
+        confirmed: a CSV of training images' id and label that people confirmed: they join the validation
+            split.
         options: how the training source is read.
         limit: use at most this many training images, evenly spaced; None takes all.
         image_size: pixels per side fed to the model; None picks by model and images.
@@ -92,6 +94,7 @@ class DataConfig:
 
     train: SourceSpec
     validation: ValidationSpec | None = None
+    confirmed: str | None = None
     options: SourceOptions = SourceOptions()
     limit: int | None = None
     image_size: int | None = None
@@ -104,6 +107,7 @@ class RunOptions(TypedDict, total=False):
     """
 
     validation: str | None
+    confirmed: str | None
     path_column: str | None
     image_root: str | None
     validation_label_column: str | None
@@ -190,12 +194,14 @@ class RunConfig:
             values["weights"] = absolute(values["weights"])
         if "methods" in values:
             values["methods"] = tuple(values["methods"])
+        if values.get("confirmed"):
+            values["confirmed"] = absolute(values["confirmed"])
         reading = SourceOptions(**_taken(values, SourceOptions))
         validation = values.pop("validation", None)
         data = DataConfig(
             parse_source(train),
             None if validation is None else parse_validation(validation),
-            reading,
+            options=reading,
             **_taken(values, DataConfig),
         )
         return cls(data, **values)

@@ -202,7 +202,7 @@ def test_export_counts_decisions(review: Review) -> None:
 def test_export_offers_every_file_that_the_command_writes(review: Review, tmp_path: Path) -> None:
     at = opened("export")
     offered = [button.label for button in at.get("download_button")]
-    assert offered == [one.title for one in (*EXPORTED_FILES, *PEERS.values())]
+    assert offered == [*(one.title for one in (*EXPORTED_FILES, *PEERS.values())), "Report, HTML"]
     with store(workspace()) as connection:
         export(connection, workspace(), get_run(connection, review.run), tmp_path / "out", False)
         for file in EXPORTED_FILES:

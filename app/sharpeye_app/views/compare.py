@@ -16,7 +16,8 @@ from sharpeye.runs.store import get_run, store
 from sharpeye_app import diagnostic_plots
 from sharpeye_app.parts import chosen_review, keep_selection, plain
 from sharpeye_app.pictures import picture_grid
-from sharpeye_app.readers import workspace
+from sharpeye_app.readers import review as read_review
+from sharpeye_app.readers import reviewable_runs, workspace
 from sharpeye_app.submission import submit
 
 TITLES = {**METRIC_TITLES, "score_seconds": "seconds", "memory_mb": "memory, MB"}
@@ -100,9 +101,62 @@ def disagreements(review: Review, scores: pd.DataFrame) -> None:
         st.switch_page("views/review.py", query_params={"run": review.run, "selection": selection})
 
 
+def compare_runs(review: Review) -> None:
+    """This run beside another one of the same images: what is expected, and which images changed."""
+    others = {row.id: row.title for row in reviewable_runs() if row.dataset == review.dataset}
+    others.pop(review.run, None)
+    if not others:
+        return
+    st.subheader("Another run on the same images")
+    chosen = st.selectbox("Compare with", list(others), index=None, format_func=others.__getitem__)
+    if chosen is None:
+        return
+    try:
+        other = read_review(chosen)
+    except InputError as error:
+        st.error(plain(str(error)))
+        return
+    st.dataframe([run_facts(review, "this run"), run_facts(other, others[chosen])], hide_index=True)
+    at = other.ids.get_indexer(review.ids)
+    both = np.flatnonzero(at >= 0)
+    names, other_names = (np.array(one.classes, dtype=object) for one in (review, other))
+    differing = names[review.suggested[both]] != other_names[other.suggested[at[both]]]
+    now, then = review.wrong[both] > 0.5, other.wrong[at[both]] > 0.5
+    changes = {
+        "other suggestion": both[differing],
+        "suspicious here alone (P(wrong) > 50 %)": both[now & ~then],
+        "suspicious there alone": both[~now & then],
+    }
+    st.caption(f"{len(both):,} images are judged by both.")
+    with st.container(horizontal=True):
+        for title, rows in changes.items():
+            if st.button(f"{title}: {len(rows):,}", disabled=not len(rows), icon=":material/grid_view:"):
+                st.session_state["page"] = 1
+                selection = keep_selection(review, sorted(int(row) for row in rows))
+                st.switch_page("views/review.py", query_params={"run": review.run, "selection": selection})
+
+
+def run_facts(review: Review, title: str) -> dict[str, object]:
+    """A run in a row of a table."""
+    result = review.result
+    low, high = result.expected_wrong_interval
+    first = result.methods[result.ranked_by]
+    facts: dict[str, object] = {
+        "run": title,
+        "images": result.n,
+        "expected wrong": round(result.expected_wrong),
+        "interval": f"{low:,.0f}–{high:,.0f}",
+        "ranked by": result.ranked_by,
+    }
+    if first.auc is not None:
+        facts |= {"AUC": round(first.auc, 4), "suggestions right": round(first.suggestion_accuracy or 0, 4)}
+    return facts
+
+
 left, _ = st.columns([3, 4])
 with left:
     review = chosen_review()
+compare_runs(review)
 methods = review.result.methods
 table = pd.DataFrame(
     [{"method": name} | {TITLES[key]: getattr(one, key) for key in TITLES} for name, one in methods.items()]

@@ -21,9 +21,11 @@ from sharpeye.runs.export import (
     write_for_peer,
 )
 from sharpeye.runs.peers import PEERS
+from sharpeye.runs.review_report import review_report
 from sharpeye.runs.store import dataset_source, get_run, store
 from sharpeye_app import data_plots
 from sharpeye_app.parts import chosen_review, plain
+from sharpeye_app.pictures import picture_url
 from sharpeye_app.readers import workspace
 from sharpeye_app.roots import check_place
 
@@ -44,6 +46,12 @@ def content_of(run: str, file: ExportedFile) -> bytes:
     """Content of a download."""
     with store(workspace()) as connection:
         return exported_content(connection, workspace(), get_run(connection, run), file)
+
+
+def report_of(run: str) -> bytes:
+    """Content of the report."""
+    with store(workspace()) as connection:
+        return review_report(connection, workspace(), get_run(connection, run)).encode()
 
 
 def offer(title: str, name: str, content: Callable[[], bytes]) -> None:
@@ -87,10 +95,17 @@ if changed.any():
     before_after.plotly_chart(figure, alt="Labels before and after", key="before_after")
     rows = np.flatnonzero(changed)[:1000]
     names = np.array(review.classes, dtype=object)
+    pictures = [picture_url(review.decoded, int(review.image_row[row])) for row in rows]
     table.dataframe(
         pd.DataFrame(
-            {"image": review.ids[rows], "before": names[review.given[rows]], "after": names[final[rows]]}
+            {
+                "picture": pictures,
+                "image": review.ids[rows],
+                "before": names[review.given[rows]],
+                "after": names[final[rows]],
+            }
         ),
+        column_config={"picture": st.column_config.ImageColumn("", width="small")},
         hide_index=True,
         height=figure.layout.height,
     )
@@ -109,6 +124,8 @@ st.caption(
 with st.container(horizontal=True):
     for name, peer in PEERS.items():
         offer(peer.title, Path(peer.file).name, partial(peer_content_of, review.run, name))
+st.caption("To send or print: one page with counts, pictures and agreement.")
+offer("Report, HTML", f"review-{review.run}.html", partial(report_of, review.run))
 st.subheader("Bring decisions back")
 brought = st.file_uploader(
     "A decision log (decisions.csv), or annotations of Label Studio, FiftyOne, CVAT or COCO",

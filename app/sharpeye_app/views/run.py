@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import streamlit as st
@@ -21,6 +22,7 @@ from sharpeye.config import (
 )
 from sharpeye.costs import RunEstimate
 from sharpeye.errors import InputError
+from sharpeye.progress import Progress
 from sharpeye.quality import MAIN_METRICS, METRIC_TITLES
 from sharpeye.runs import store
 from sharpeye.runs.decisions import head
@@ -188,11 +190,19 @@ def start_form() -> None:
         start(config)
 
 
-def start(config: RunConfig) -> None:
-    """Queue a run and show it, or say what is wrong."""
+def start(config: RunConfig, parent: str | None = None) -> None:
+    """Queue a run and show it, or say what is wrong.
+
+    Args:
+        config: of the run.
+        parent: the run that it goes on from.
+    """
     try:
         with st.spinner("Starting…"):
             run = submit(config)
+        if parent is not None:
+            with store.store(workspace()) as connection:
+                store.link_run(connection, run, parent)
         st.query_params["run"] = run
         st.rerun()
     except InputError as error:
@@ -216,10 +226,26 @@ def show_progress(row: RunRow) -> None:
         "loss": "–" if step.loss is None else f"{step.loss:.3f}",
         "images a second": f"{step.images_per_second:,.0f}",
         "left in this stage": duration(step.seconds_left),
+        "left in all": "–" if (left := seconds_left(row, step)) is None else f"≈ {duration(left)}",
         "memory": "–" if step.memory_mb is None else f"{step.memory_mb:,.0f} MB",
     }
     for column, (name, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
         column.metric(name, value)
+
+
+def seconds_left(row: RunRow, step: Progress) -> float | None:
+    """How long a run still takes, by what was estimated for its data and model; None where nothing was."""
+    config = row.run_config()
+    known = (one for one in inspections(workspace()) if one.config.data.train == config.data.train)
+    inspected = next(known, None)
+    if inspected is None or inspected.report.result is None or row.started is None:
+        return None
+    wanted = (config.model, config.tune)
+    for one in inspected.report.result.estimates:
+        if (one.model, one.tune) == wanted:
+            left = one.budgets[config.budget].seconds - (time.time() - row.started)
+            return max(left, step.seconds_left)
+    return None
 
 
 def any_running() -> bool:
@@ -245,7 +271,7 @@ def show_run(run: str) -> None:
         st.warning(plain(note))
     if folder.result.exists():
         try:
-            show_result(read_result(folder))
+            show_result(read_result(folder), row.run_config())
         except OutdatedResult as error:
             st.info(plain(f"{str(error)[0].upper()}{str(error)[1:]}."))
     with st.container(horizontal=True):
@@ -268,11 +294,45 @@ def show_run(run: str) -> None:
             offer_second_round(row)
         if row.state in FINISHED and st.button("Delete", icon=":material/delete:", key=f"delete-{run}"):
             confirm_delete(row)
+        name_run(row)
+    show_rounds(row)
+    if row.remark:
+        st.caption(plain(row.remark))
     with st.expander("Configuration"):
         st.json(row.config)
     with st.expander("Log"):
         lines = folder.log.read_text(errors="replace").splitlines() if folder.log.exists() else []
         st.code("\n".join(lines[-LOG_LINES:]) or "(empty)", language=None)
+
+
+def name_run(row: RunRow) -> None:
+    """Give a run a name and a remark."""
+    with st.popover("Name", icon=":material/edit:"):
+        name = st.text_input("Name", row.name or "", max_chars=80, key=f"name-{row.id}")
+        remark = st.text_area("Remark", row.remark or "", max_chars=2000, key=f"remark-{row.id}")
+        if st.button("Keep", key=f"keep-name-{row.id}"):
+            with store.store(workspace()) as connection:
+                store.describe_run(connection, row.id, name, remark)
+            st.rerun()
+
+
+def show_rounds(row: RunRow) -> None:
+    """What is expected to be wrong, round by round, where a run goes on from another one."""
+    with store.store(workspace()) as connection:
+        rounds = store.rounds_of(connection, row.id)
+    if len(rounds) < 2:
+        return
+    st.markdown("**Rounds**")
+    rows = []
+    for number, one in enumerate(rounds, 1):
+        facts: dict[str, object] = {"round": number, "run": one.title}
+        with suppress(OutdatedResult, InputError):
+            known = read_result(workspace().run(one.id))
+            low, high = known.expected_wrong_interval
+            facts |= {"images judged": known.n, "expected wrong": round(known.expected_wrong)}
+            facts["interval"] = f"{low:,.0f}–{high:,.0f}"
+        rows.append(facts)
+    st.dataframe(rows, hide_index=True)
 
 
 def offer_second_round(row: RunRow) -> None:
@@ -283,11 +343,11 @@ def offer_second_round(row: RunRow) -> None:
             f"Run again, trusting {decided:,} decided labels",
             icon=":material/replay:",
             key=f"again-{row.id}",
-            help="The images whose labels are decided become the clean validation split; the others are "
-            "judged again. It takes seconds, since the features are there.",
+            help="The images whose labels are decided join the clean images; the others are judged again. On "
+            "frozen features it takes seconds.",
         ):
             config = second_round(connection, workspace(), row)
-            start(config)
+            start(config, row.id)
 
 
 @st.dialog("Delete this run?")
@@ -302,8 +362,9 @@ def confirm_delete(row: RunRow) -> None:
         st.rerun()
 
 
-def show_result(result: RunResult) -> None:
+def show_result(result: RunResult, config: RunConfig) -> None:
     """What a run computed."""
+    reused = [stage for stage in stages_of(config) if stage not in result.stage_seconds]
     share = result.expected_wrong / result.n
     facts = {
         "images": f"{result.n:,}",
@@ -313,7 +374,8 @@ def show_result(result: RunResult) -> None:
     }
     for column, (name, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
         column.metric(name, value)
-    st.caption(f"{result.wrong_labels.capitalize()}.")
+    shared = f" Taken over from earlier runs: {', '.join(reused)}." if reused else ""
+    st.caption(f"{result.wrong_labels.capitalize()}.{shared}")
     if result.measured:
         titles = [METRIC_TITLES[metric] for metric in MAIN_METRICS]
         measured = [

@@ -95,8 +95,8 @@ def share_out(connection: sqlite3.Connection, review: Review, who: str) -> None:
         for name in names:
             team.add_second_opinions(connection, review.dataset, list(answers), name)
     st.success(
-        f"{len(images):,} images shared out, {len(again):,} of them to a second person. Everybody finds theirs "
-        "on the Review page, under Queue."
+        f"{len(images):,} images shared out, {len(again):,} of them to a second person. Everybody finds "
+        "theirs on the Review page, under Queue."
     )
 
 

@@ -133,6 +133,11 @@ def main() -> None:
     help="Clean images: a SPEC, 'split' (the source's split column or folders), share:0.1, or ids:FILE "
     "(a CSV of training images' id and trusted label), or 'none'.  [default: the source's own, else none]",
 )
+@click.option(
+    "--confirmed",
+    metavar="FILE",
+    help="A CSV of training images' id and label that people confirmed: these images join the clean split.",
+)
 @click.option("--path-column", metavar="NAME", help="Column of the image paths, in a table.")
 @click.option(
     "--image-root",

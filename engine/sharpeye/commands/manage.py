@@ -1,4 +1,4 @@
-"""The commands on a workspace: serve, runs, status, cancel, resume, delete, export, import."""
+"""The commands on a workspace: serve, runs, status, cancel, resume, delete, export, import, report."""
 
 import json
 import time
@@ -133,16 +133,31 @@ def export(
     click.echo(json.dumps(summary) if as_json else sentence)
 
 
+@click.command()
+@RUN
+@click.option(
+    "--out", metavar="FILE", default="review.html", show_default=True, help="The file that is written."
+)
+@WORKSPACE
+def report(run: str, out: str, workspace: str) -> None:
+    """Write a report on the review of a run: one HTML file to send or print, with pictures and counts."""
+    path = Path(out).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(open_run(run, workspace).report(), encoding="utf-8")
+    click.echo(str(path.resolve()))
+
+
 @click.command("import")
 @RUN
 @click.argument("file", metavar="FILE")
+@click.option("--user", metavar="NAME", help="Whose they are, where annotations do not say.")
 @WORKSPACE
 @JSON
-def import_(run: str, file: str, workspace: str, as_json: bool) -> None:
-    """Add decisions to a run's data set: the log of an export (decisions.csv), or annotations of Label Studio
-    (.json), CVAT (.xml) or COCO (.json).
+def import_(run: str, file: str, user: str | None, workspace: str, as_json: bool) -> None:
+    """Add decisions to a run's data set: the log of an export (decisions.csv), or annotations of Label
+    Studio, FiftyOne or COCO (.json) or CVAT (.xml).
     """
-    added = open_run(run, workspace).import_decisions(file)
+    added = open_run(run, workspace).import_decisions(file, user)
     click.echo(json.dumps({"actions": added}) if as_json else f"{added:,} actions added")
 
 
@@ -150,4 +165,4 @@ def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-COMMANDS = (serve, runs, status, cancel, resume, delete, export, import_)
+COMMANDS = (serve, runs, status, cancel, resume, delete, export, import_, report)

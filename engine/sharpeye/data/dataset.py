@@ -52,7 +52,7 @@ class LabeledImages:
         hashes: content hash of the decoded pixels, shape (N,).
         skipped: rows left out so far, columns id and reason.
         folder: of the decoded dataset.
-        rows: of the images in that folder's table, shape (N,).
+        rows: of the images in that folder's table, shape (N,); −1 for those that lie elsewhere, see `joined`.
         trusted: the label of the same picture in the validation split where that is another one, else −1,
             shape (N,).
         numbered: whether a number as a label is a position among the class names.
@@ -156,6 +156,24 @@ class JoinedImages:
         pixels[early] = some
         pixels[~early] = self.second[rows[~early] - len(self.first)]
         return pixels
+
+
+def joined(images: LabeledImages, others: LabeledImages) -> LabeledImages:
+    """The images of two sets of the same classes, one after the other; those of the second lie in another
+    folder."""
+    return replace(
+        images,
+        ids=np.concatenate([images.ids, others.ids]),
+        images=SelectedImages(
+            JoinedImages(images.images, others.images), np.arange(len(images) + len(others))
+        ),
+        labels=np.concatenate([images.labels, others.labels]),
+        true_labels=None,
+        splits=np.concatenate([images.splits, others.splits]),
+        hashes=np.concatenate([images.hashes, others.hashes]),
+        rows=np.concatenate([images.rows, np.full(len(others), -1)]),
+        trusted=np.concatenate([images.trusted, others.trusted]),
+    )
 
 
 def fingerprint(source: Source, image_size: int | None, limit: int | None) -> str:

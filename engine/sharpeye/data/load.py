@@ -10,7 +10,7 @@ from sharpeye.config import PHOTOGRAPHS, DataConfig, RunConfig, is_pretrained_ba
 from sharpeye.data.dataset import LabeledImages
 from sharpeye.data.records import Source
 from sharpeye.data.sources import has_splits, open_source
-from sharpeye.data.splits import by_column, by_list, by_share, reconcile
+from sharpeye.data.splits import by_column, by_list, by_share, reconcile, with_confirmed
 from sharpeye.errors import InputError
 from sharpeye.specs import (
     DemoSource,
@@ -116,6 +116,18 @@ def load_splits(
     Raises:
         InputError: whatever is wrong with the sources.
     """
+    data = config.data
+    training, validation = _splits(config, sources, read)
+    if data.confirmed is None:
+        return training, validation
+    if len(validation) == 0:
+        raise InputError("--confirmed needs a clean split to join: give --validation ids:FILE instead")
+    return with_confirmed(training, validation, Path(data.confirmed).expanduser())
+
+
+def _splits(
+    config: RunConfig, sources: tuple[Source, Source | None], read: Reader
+) -> tuple[LabeledImages, LabeledImages]:
     data, (source, validation) = config.data, sources
     # Cross-fitted heads judge every class by the training images of the other folds.
     every_class = not config.on_features

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sharpeye.data.dataset import LabeledImages
+from sharpeye.data.dataset import LabeledImages, joined
 from sharpeye.data.near_duplicates import near_duplicates_across
 from sharpeye.data.records import label_text
 from sharpeye.data.tables import read_table
@@ -58,6 +58,14 @@ def by_list(images: LabeledImages, path: Path) -> tuple[LabeledImages, LabeledIm
     trusted[rows] = labels
     training, validation = _apart(images, chosen)
     return training, replace(validation, labels=trusted[chosen])
+
+
+def with_confirmed(
+    training: LabeledImages, validation: LabeledImages, path: Path
+) -> tuple[LabeledImages, LabeledImages]:
+    """Training images whose labels people confirmed join the validation split, see `by_list`."""
+    training, confirmed = by_list(training, path)
+    return training, joined(validation, confirmed)
 
 
 def listed_labels(path: Path) -> "pd.Series[str]":

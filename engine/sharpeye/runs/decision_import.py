@@ -28,9 +28,18 @@ LOG_TYPES: dict[str, type[str] | Literal["Int64"]] = {
 }
 
 
-def import_log(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, path: Path) -> int:
+def import_log(
+    connection: sqlite3.Connection, workspace: Workspace, row: RunRow, path: Path, who: str | None = None
+) -> int:
     """Append a decisions.csv that an export wrote to the log of a run's dataset; or decide as the annotations
     of another tool say (see `sharpeye.data.annotations`).
+
+    Args:
+        connection: the store.
+        workspace: of the run.
+        row: the run.
+        path: the file.
+        who: whose decisions annotations are that do not say; None takes the file's name.
 
     Returns how many actions were added.
 
@@ -39,7 +48,7 @@ def import_log(connection: sqlite3.Connection, workspace: Workspace, row: RunRow
             is no class of the run; nothing is added.
     """
     if kind_of(path) in ANNOTATION_SUFFIXES:
-        return _import_annotations(connection, workspace, row, path)
+        return _import_annotations(connection, workspace, row, path, who or path.stem)
     try:
         # Only an empty field is missing: a class may well be called None or NA.
         log = pd.read_csv(path, dtype=LOG_TYPES, keep_default_na=False, na_values=[""])
@@ -67,7 +76,9 @@ def _classes(connection: sqlite3.Connection, workspace: Workspace, row: RunRow) 
     return [*known, *added_classes(connection, row.dataset)]
 
 
-def _import_annotations(connection: sqlite3.Connection, workspace: Workspace, row: RunRow, path: Path) -> int:
+def _import_annotations(
+    connection: sqlite3.Connection, workspace: Workspace, row: RunRow, path: Path, anybody: str
+) -> int:
     """One action a person: their labels, as accepted, kept or chosen ones."""
     classes = _classes(connection, workspace, row)
     scores = read_scores(workspace.run(row.id).scores, ["id", "given_label", "suggested_label"]).astype(
@@ -87,7 +98,7 @@ def _import_annotations(connection: sqlite3.Connection, workspace: Workspace, ro
             raise InputError(f"{path}, {image}: {label!r} is no class of run {row.id}")
         given, suggested = known.loc[name]
         verdict = "keep" if label == given else "accept" if label == suggested else "relabel"
-        decisions.setdefault(who or path.stem, []).append(Decision(name, verdict, given, label))
+        decisions.setdefault(who or anybody, []).append(Decision(name, verdict, given, label))
     for who, made in decisions.items():
         decide(connection, row.dataset, row.id, who, made)
     return len(decisions)

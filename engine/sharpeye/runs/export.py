@@ -23,12 +23,13 @@ from sharpeye.data.splits import listed_labels
 from sharpeye.data.tables import read_parquet_schema
 from sharpeye.errors import InputError
 from sharpeye.files import replacing, replacing_folder
-from sharpeye.runs.decisions import current_decisions, read_log
+from sharpeye.runs.decisions import VERDICTS, current_decisions, read_log
 from sharpeye.runs.peers import PEERS, LabeledTable
 from sharpeye.runs.result import read_result
 from sharpeye.runs.scores import ScoreColumn, read_scores
 from sharpeye.runs.spreadsheets import spreadsheet_safe
 from sharpeye.runs.store import RunRow, dataset_source
+from sharpeye.runs.team import added_classes
 from sharpeye.runs.workspace import Workspace
 
 # By their first columns, the files of an earlier export are known.
@@ -38,11 +39,12 @@ EVIDENCE: list[ScoreColumn] = ["suggested_label", "confidence", "wrong_probabili
 
 def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: RunRow) -> pd.DataFrame:
     """One row a usable image of a run's training source (up to its limit): id, given_label, final_label,
-    decision, who, when (ISO 8601), suggested_label, confidence, wrong_probability.
+    decision, excluded, note, who, when (ISO 8601), suggested_label, confidence, wrong_probability.
 
     Only decisions change a label: an accepted or chosen label is final, every other image keeps the given
-    one. Images that were not scored, because they are trusted, say, come last; those that a person confirmed
-    (`ids:FILE`) with that label.
+    one. `excluded` are images that a decision leaves out of a cleaned copy. Images that were not scored,
+    because they are trusted, say, come last; those that a person confirmed (`ids:FILE`, `--confirmed`) with
+    that label.
 
     Raises:
         InputError: the run has no scores yet.
@@ -61,9 +63,13 @@ def cleaned_labels(connection: sqlite3.Connection, workspace: Workspace, row: Ru
     made = current_decisions(connection, row.dataset).set_index("image").reindex(table["id"]).reset_index()
     table["final_label"] = made["to_label"].fillna(confirmed).fillna(table["given_label"])
     table["decision"] = made["verdict"].fillna(confirmed.notna().map({True: "confirm", False: ""}))
+    leaves_out = [name for name, verdict in VERDICTS.items() if verdict.excludes]
+    table["excluded"] = made["verdict"].isin(leaves_out)
+    table["note"] = made["note"].fillna("")
     table["who"] = made["who"].fillna("")
     table["when"] = _iso(made["at"])
-    return table[["id", "given_label", "final_label", "decision", "who", "when", *EVIDENCE]]
+    own = ["id", "given_label", "final_label", "decision", "excluded", "note", "who", "when"]
+    return table[[*own, *EVIDENCE]]
 
 
 def _iso(seconds: "pd.Series[float]") -> "pd.Series[str]":
@@ -184,12 +190,15 @@ def write_for_peer(
     name: str,
     path: Path,
 ) -> None:
-    """Write the file of a run for another tool, of PEERS; its labels as of `cleaned_labels`.
+    """Write the file of a run for another tool, of PEERS; its labels as of `cleaned_labels`, without excluded
+    images.
 
     Raises:
         InputError: the run has no scores yet, or an image cannot be read any more.
     """
     result, data = read_result(workspace.run(row.id)), row.run_config().data
+    labels = labels[~labels["excluded"]]
+    classes = (*result.classes_in_order, *added_classes(connection, row.dataset))
     images = open_dataset(workspace.decoded / result.images.training)
     at = pd.Index(images.ids).get_indexer(pd.Index(labels["id"]))
     # In the order of the source, which then is read once.
@@ -218,7 +227,7 @@ def write_for_peer(
                 )
             yield record.image
 
-    table = LabeledTable(row.id, result.classes_in_order, labels, folder, sizes, contents, files)
+    table = LabeledTable(row.id, classes, labels, folder, sizes, contents, files)
     with replacing(path) as temporary:
         PEERS[name].write(table, temporary)
 
@@ -239,7 +248,7 @@ def copy_images(source: Path, target: Path, labels: pd.DataFrame, follow_links: 
 
     A split folder above the class folder and folders below it are kept, and so is the place of images without
     a row in `labels`; a relabelled image whose name is taken there gets its old label, and where that is not
-    enough a number, into its name. What cannot be opened is left out.
+    enough a number, into its name. What cannot be opened, and what is excluded, is left out.
     """
     root = source.resolve()
     layout = read_layout(walk(root, follow_links)[0])
@@ -249,12 +258,14 @@ def copy_images(source: Path, target: Path, labels: pd.DataFrame, follow_links: 
             "hugging-face writes them beside the images"
         )
     finals: dict[str, str] = dict(labels[["id", "final_label"]].to_numpy().tolist())
+    left_out = set(labels["id"][labels["excluded"]])
     if outside := next((name for name in finals.values() if Path(name).name != name), None):
         raise InputError(f"label {outside!r} cannot name a folder; labels.csv holds the cleaned labels")
     placed = []
     for entry in layout.entries:
         file = linked(root, root / entry.path, follow_links)
-        if isinstance(file, Path) and file.is_file() and os.access(file, os.R_OK):
+        readable = isinstance(file, Path) and file.is_file() and os.access(file, os.R_OK)
+        if isinstance(file, Path) and readable and str(entry.path) not in left_out:
             placed.append((entry, file.resolve(), finals.get(str(entry.path), entry.label)))
     with replacing_folder(target) as temporary:
         for entry, file, final in sorted(placed, key=lambda item: item[0].label != item[2]):

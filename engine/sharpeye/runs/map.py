@@ -58,6 +58,8 @@ def references_of(
     """
     if len(validation) == 0:
         validation = training.subset(surest(training.labels, beliefs.wrong, SUREST_IMAGES))
+    # Pictures are shown from one folder.
+    validation = validation.subset(validation.rows >= 0)
     if network is None:
         return References(validation, feature_rows(validation))
     context.execution.start(MAP)

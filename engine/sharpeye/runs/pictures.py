@@ -16,4 +16,9 @@ def picture(workspace: Workspace, name: str, row: int) -> tuple[bytes, str]:
     if not re.fullmatch(r"[0-9a-f]{16}", name) or not (workspace.decoded / name / "dataset.json").exists():
         raise InputError(f"no decoded dataset {name!r}")
     shown = preview(workspace.decoded / name, row)
-    return shown, "image/png" if shown.startswith(b"\x89PNG") else "image/jpeg"
+    return shown, media_type(shown)
+
+
+def media_type(content: bytes) -> str:
+    """The media type of a preview."""
+    return "image/png" if content.startswith(b"\x89PNG") else "image/jpeg"

@@ -231,10 +231,12 @@ def load(context: RunContext, row: RunRow) -> tuple[LabeledImages, LabeledImages
         temporary.write_text(config.to_json())
     with replacing(folder.skipped) as temporary:
         pd.concat([training.skipped, validation.skipped], ignore_index=True).to_csv(temporary, index=False)
+    listed = config.data.confirmed
     if isinstance(config.data.validation, TrustedList):
+        listed = config.data.validation.path
+    if listed is not None:
         with replacing(folder.trusted) as temporary:
-            listed, _ = read_table(Path(config.data.validation.path).expanduser())
-            listed.to_csv(temporary, index=False)
+            read_table(Path(listed).expanduser())[0].to_csv(temporary, index=False)
     with store(context.workspace) as connection:
         describe_dataset(connection, row.dataset, training.class_names, training.class_counts().tolist())
     return training, validation

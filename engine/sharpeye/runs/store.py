@@ -144,7 +144,8 @@ class RunRow:
         """The run in one line, for people."""
         config = self.run_config()
         how = f"head on {config.model}" if config.on_features else config.budget
-        return f"{config.data.train.title} · {config.methods[0]}, {how} · {self.id[:6]}"
+        title = self.name or f"{config.data.train.title} · {config.methods[0]}, {how}"
+        return f"{title} · {self.id[:6]}"
 
 
 def connect(workspace: Workspace) -> sqlite3.Connection:
@@ -304,6 +305,28 @@ def runs_in(connection: sqlite3.Connection, state: str) -> list[RunRow]:
 def _select(connection: sqlite3.Connection, clause: str, values: tuple[str, ...]) -> list[RunRow]:
     names = ", ".join(field.name for field in fields(RunRow))
     return [RunRow(*row) for row in connection.execute(f"SELECT {names} FROM runs {clause}", values)]
+
+
+def describe_run(connection: sqlite3.Connection, run: str, name: str, remark: str) -> None:
+    """Give a run a name and a remark of people's own; empty ones take them away."""
+    own = name.strip() or None, remark.strip() or None
+    connection.execute("UPDATE runs SET name = ?, remark = ? WHERE id = ?", (*own, run))
+
+
+def link_run(connection: sqlite3.Connection, run: str, parent: str) -> None:
+    """Note which run a run goes on from."""
+    connection.execute("UPDATE runs SET parent = ? WHERE id = ? AND id != ?", (parent, run, parent))
+
+
+def rounds_of(connection: sqlite3.Connection, run: str) -> list[RunRow]:
+    """The runs that a run goes on from, the first one first, and itself."""
+    known = {row.id: row for row in list_runs(connection)}
+    rounds: list[RunRow] = []
+    at: str | None = run
+    while at in known and known[at] not in rounds:
+        rounds.append(known[at])
+        at = known[at].parent
+    return rounds[::-1]
 
 
 def request_cancel(connection: sqlite3.Connection, run: str) -> RunRow:

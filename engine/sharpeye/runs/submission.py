@@ -37,13 +37,15 @@ def identify(config: RunConfig, sources: tuple[Source, Source | None]) -> tuple[
     Both change when a file of the sources changes, the first also with one of weights.
 
     Raises:
-        InputError: the list of trusted images cannot be read.
+        InputError: a list of trusted or confirmed images cannot be read.
     """
     training, validation = sources
     dataset = digest(training.name, training.stamp)
     trusted: object = validation and [validation.name, validation.stamp]
     if isinstance(config.data.validation, TrustedList):
         trusted = read_table(Path(config.data.validation.path).expanduser())[0].to_csv()
+    if config.data.confirmed is not None:
+        trusted = [trusted, read_table(Path(config.data.confirmed).expanduser())[0].to_csv()]
     return digest(VERSION, config.options() | {"weights": config.weights_key}, dataset, trusted), dataset
 
 

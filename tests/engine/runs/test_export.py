@@ -24,6 +24,7 @@ from sharpeye.runs.decisions import Decision, current_decisions, decide, read_lo
 from sharpeye.runs.export import cleaned_labels, copy_images
 from sharpeye.runs.result import DecodedImages
 from sharpeye.runs.spreadsheets import as_written, spreadsheet_safe
+from sharpeye.runs.team import add_class
 from sharpeye.runs.workspace import Workspace, open_workspace
 from sharpeye.specs import parse_source
 from tests.engine.runs.results import write_result
@@ -92,6 +93,33 @@ def test_images_of_equal_name_do_not_overwrite_each_other(reviewed: Workspace, t
     assert linked.stat().st_ino == (tmp_path / "data" / "ant" / "0.png").stat().st_ino
 
 
+def test_excluded_images_are_left_out_of_what_is_cleaned(reviewed: Workspace, tmp_path: Path) -> None:
+    with store.store(reviewed) as connection:
+        bad = Decision("ant/0.png", "bad image", "ant", None, "all black")
+        several = Decision("bee/1.png", "several", "bee", None)
+        decide(connection, "d", "run1", "me", [bad, several])
+        add_class(connection, "d", "wasp", ["ant", "bee"], "me")
+        decide(connection, "d", "run1", "me", [Decision("bee/0.png", "relabel", "bee", "wasp")])
+    formats = ["--format", "coco", "--format", "hugging-face"]
+    sharpeye("export", "run1", tmp_path / "out", "--images", *formats, "--workspace", reviewed.root, "--json")
+    labels = pd.read_csv(tmp_path / "out" / "labels.csv", keep_default_na=False).set_index("id")
+    assert labels.loc["ant/0.png", ["final_label", "decision", "excluded", "note"]].tolist() == [
+        "ant",
+        "bad image",
+        True,
+        "all black",
+    ]
+    assert labels["excluded"].sum() == 1
+    copied = [path.relative_to(tmp_path / "out" / "images") for path in (tmp_path / "out").rglob("*.png")]
+    assert sorted(path.parent.name for path in copied) == ["bee", "bee", "wasp"]
+    coco = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["ant/1.png", "bee/0.png", "bee/1.png"]
+    assert [category["name"] for category in coco["categories"]] == ["ant", "bee", "wasp"]
+    assert pq.read_table(tmp_path / "out" / "train.parquet")["label"].to_pylist() == [1, 2, 1]
+    # And back, with the added class.
+    sharpeye("import", "run1", tmp_path / "out" / "decisions.csv", "--workspace", reviewed.root, "--json")
+
+
 @pytest.mark.parametrize("split", ["", "train/"])
 def test_a_copy_leaves_the_originals_alone_and_loses_no_image(tmp_path: Path, split: str) -> None:
     source, images = tmp_path / "source", []
@@ -105,7 +133,12 @@ def test_a_copy_leaves_the_originals_alone_and_loses_no_image(tmp_path: Path, sp
     images.append((f"{split}dog/1-was-cat.png", "dog"))
     before = {path: path.read_text() for path in source.rglob("*.png")}
     labels = pd.DataFrame(
-        {"id": [i for i, _ in images], "given_label": [g for _, g in images], "final_label": "dog"}
+        {
+            "id": [i for i, _ in images],
+            "given_label": [g for _, g in images],
+            "final_label": "dog",
+            "excluded": False,
+        }
     )
     copy_images(source, tmp_path / "copy", labels, follow_links=False)
     assert {path: path.read_text() for path in source.rglob("*.png")} == before
