@@ -7,8 +7,8 @@ from sharpeye_app.readers import all_runs
 
 # The folder is not called pages: Streamlit would take its files for pages of their own, and serve them
 # without this one.
-st.set_page_config(page_title="Sharpeye", page_icon="👁", layout="wide")
-st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 2rem; }</style>")
+# An icon before the navigation: else the browser fetches that of the page from elsewhere.
+st.set_page_config(page_icon="👁", layout="wide")
 data = st.Page("views/data.py", title="Data", icon=":material/folder_open:", default=True)
 run = st.Page("views/run.py", title="Run", icon=":material/play_circle:", url_path="run")
 chosen = st.navigation(
@@ -31,4 +31,5 @@ if "arrived" not in st.session_state:
     st.session_state["arrived"] = True
     if chosen is data and not st.query_params and any(row.state not in FINISHED for row in all_runs()):
         st.switch_page(run)  # whoever opens the app while it computes wants to see that first
+st.set_page_config(page_title=f"{chosen.title} · Sharpeye")
 chosen.run()

@@ -97,8 +97,8 @@ SETTINGS = {
     "client.toolbarMode": "minimal",
     "logger.level": "warning",
     # Under `theme` itself, a colour would make everybody's theme the light one.
-    "theme.light.primaryColor": "#0c7c72",
-    "theme.dark.primaryColor": "#2bb3a3",
+    "theme.light.primaryColor": "#0b6f66",
+    "theme.dark.primaryColor": "#0f8276",
     "theme.light.baseRadius": "small",
     "theme.dark.baseRadius": "small",
 }

@@ -25,11 +25,26 @@ export default function (component) {
   window.addEventListener("keydown", onKey, true);
   window.addEventListener("beforeunload", onLeave);
   window.addEventListener("pointerup", releaseFilter, true);
+  const skip = skipLink(gallery);
   return gallery.leave = () => {
     window.removeEventListener("keydown", onKey, true);
     window.removeEventListener("beforeunload", onLeave);
     window.removeEventListener("pointerup", releaseFilter, true);
+    skip.remove();
   };
+}
+
+// The first thing that Tab reaches on the page, and seen only then.
+function skipLink(gallery) {
+  const link = makeElement("a", "", "Skip to the images"), hidden = "position:fixed;left:8px;top:-60px;z-index:1000001;padding:8px 14px;border-radius:6px;background:#0b6f66;color:#fff";
+  (gallery.root.host ?? gallery.root).id = "images";
+  link.href = "#images";
+  link.style.cssText = hidden;
+  link.onfocus = () => { link.style.top = "8px"; };
+  link.onblur = () => { link.style.top = "-60px"; };
+  link.onclick = (event) => { event.preventDefault(); moveFocus(gallery, gallery.focus); };
+  document.body.prepend(link);
+  return link;
 }
 
 function create(root) {

@@ -21,6 +21,17 @@ from sharpeye.files import file_stamp
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # Of one file in an archive, once it is unpacked.
 MEMBER_BYTES = 2**28
+# What reading a damaged archive raises.
+BROKEN = (
+    OSError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 # Of the file that holds a sample's label in WebDataset.
 LABEL_SUFFIX = ".cls"
 LABEL_BYTES = 1000
@@ -99,14 +110,14 @@ def _zip(path: Path) -> Iterator[tuple[list[str], Callable[[str], Encoded]]]:
     """Names of the files in a zip file, and how to read one; raises InputError where it is none."""
     try:
         packed = zipfile.ZipFile(path)
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise InputError(f"{path}: not a readable zip file ({error})") from error
 
     def read(name: str) -> Encoded:
         try:
             with packed.open(name) as member:
                 return _bounded(member)
-        except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except BROKEN as error:
             return Unreadable(f"cannot be unpacked ({error})")
 
     with packed:
@@ -121,14 +132,14 @@ def _tar(path: Path) -> Iterator[tuple[list[str], Callable[[str], Encoded]]]:
         try:
             packed = tarfile.open(fileobj=file)  # noqa: SIM115
             members = {member.name: member for member in packed if member.isfile()}
-        except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
+        except BROKEN as error:
             raise InputError(f"{path}: not a readable tar file ({error})") from error
 
         def read(name: str) -> Encoded:
             try:
                 content = packed.extractfile(members[name])
                 return Unreadable("not a file") if content is None else _bounded(content)
-            except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
+            except BROKEN as error:
                 return Unreadable(f"cannot be unpacked ({error})")
 
         with packed:

@@ -77,8 +77,9 @@ def review_report(connection: sqlite3.Connection, workspace: Workspace, row: Run
             ("expected wrong at first", f"{result.expected_wrong:,.0f}"),
         ],
         expectation=(
-            f"{result.wrong_labels.capitalize()}. Among the {len(left):,} images that nobody decided on, "
-            f"about {left['wrong_probability'].sum():,.0f} are expected to be wrong ({low:,.0f} to {high:,.0f})."
+            f"{result.wrong_labels.capitalize()}. Among the {len(left):,} images that nobody decided "
+            f"on, about {left['wrong_probability'].sum():,.0f} are expected to be wrong ({low:,.0f} to "
+            f"{high:,.0f})."
         ),
         changes=[(*pair, f"{count:,}") for pair, count in pairs.most_common(PAIRS)],
         galleries=[
