@@ -28,26 +28,25 @@ from sharpeye_app import diagnostic_plots
 from tests.conftest import blob
 from tests.engine.runs.results import write_result
 
-CLASSES = tuple(f"class {number}" for number in range(10))
 WRONG = 0.2
 DECODED = 500
-NOISE = (1 - WRONG) * np.eye(10) + WRONG / 3 * sum(
-    np.eye(10)[(np.arange(10) + step) % 10] for step in (1, 2, 3)
-)
 SIDE = 16
 
 
-def synthetic_workspace(folder: Path, images: int, seed: int = 0) -> tuple[Workspace, str]:
+def synthetic_workspace(
+    folder: Path, images: int, seed: int = 0, class_count: int = 10
+) -> tuple[Workspace, str]:
     """A workspace whose one run has scored `images` images, a fifth of them wrongly labelled; the run's id.
 
     Only DECODED pictures are kept, which the images share.
     """
     workspace = open_workspace(str(folder))
     rng = np.random.default_rng(seed)
-    pictures = _decoded(workspace, rng)
-    true = rng.integers(0, len(CLASSES), images)
+    classes = tuple(f"class {number}" for number in range(class_count))
+    pictures = _decoded(workspace, rng, classes)
+    true = rng.integers(0, class_count, images)
     wrong = rng.random(images) < WRONG
-    given = np.where(wrong, (true + 1 + rng.integers(0, 3, images)) % len(CLASSES), true)
+    given = np.where(wrong, (true + 1 + rng.integers(0, 3, images)) % class_count, true)
     training = replace(
         pictures,
         ids=np.array([f"image-{number:07d}.png" for number in range(images)], dtype=object),
@@ -57,7 +56,7 @@ def synthetic_workspace(folder: Path, images: int, seed: int = 0) -> tuple[Works
         rows=np.arange(images) % len(pictures),
         trusted=np.full(images, -1),
     )
-    beliefs = _beliefs(true, given, rng)
+    beliefs = _beliefs(true, given, rng, class_count)
     run = "5e6e7a11c0de"
     result = workspace.run(run)
     result.root.mkdir(parents=True)
@@ -65,20 +64,20 @@ def synthetic_workspace(folder: Path, images: int, seed: int = 0) -> tuple[Works
     write_transition(result, training, beliefs)
     scores = {"fvm": influence, "val_loss": Scores(beliefs.wrong, beliefs.candidates)}
     write_scores(result.scores, score_columns(training, scores, beliefs, _findings(training)))
-    _write_map(workspace, run, true, rng)
+    _write_map(workspace, run, true, rng, classes)
     _finish(workspace, run, training, beliefs)
     return workspace, run
 
 
-def _decoded(workspace: Workspace, rng: np.random.Generator) -> LabeledImages:
+def _decoded(workspace: Workspace, rng: np.random.Generator, classes: tuple[str, ...]) -> LabeledImages:
     """Small pictures, decoded as those of any source are."""
 
     def read(rows: np.ndarray) -> Iterator[Record]:
         for row in rows:
-            yield Record(f"{row}.png", Image.fromarray(blob(int(row), rng, SIDE)), int(row) % len(CLASSES))
+            yield Record(f"{row}.png", Image.fromarray(blob(int(row), rng, SIDE)), int(row) % len(classes))
 
     return ingest(
-        Source("synthetic", DECODED, CLASSES, read, "synthetic", numbered=True), workspace.decoded, SIDE
+        Source("synthetic", DECODED, classes, read, "synthetic", numbered=True), workspace.decoded, SIDE
     )
 
 
@@ -90,34 +89,45 @@ def _findings(training: LabeledImages) -> ImageFindings:
     return ImageFindings(names_of(found), groups, np.zeros(len(training), np.float32), measures_of(training))
 
 
-def _beliefs(true: np.ndarray, given: np.ndarray, rng: np.random.Generator) -> NoisePosterior:
+def _beliefs(
+    true: np.ndarray, given: np.ndarray, rng: np.random.Generator, class_count: int
+) -> NoisePosterior:
     """A posterior that finds most wrong labels, and is unsure of the rest."""
-    energies = rng.exponential(6.0, (len(true), len(CLASSES))) + 2
+    energies = rng.exponential(6.0, (len(true), class_count)) + 2 + np.log(class_count / 10)
     energies[np.arange(len(true)), true] = rng.exponential(0.7, len(true))
-    classes = np.broadcast_to(np.arange(len(CLASSES)), energies.shape)
+    classes = np.broadcast_to(np.arange(class_count), energies.shape)
     p = np.exp(-energies)
     p /= p.sum(1, keepdims=True)
     wrong = 1 - p[np.arange(len(true)), given]
     return NoisePosterior(
         Candidates(classes, -np.log(p)),
         wrong,
-        NOISE,
+        _noise(class_count),
         1.0,
-        np.ones(len(CLASSES)),
+        np.ones(class_count),
         1.0,
         float(wrong.sum()),
         (0.9 * float(wrong.sum()), 1.1 * float(wrong.sum())),
     )
 
 
-def _write_map(workspace: Workspace, run: str, true: np.ndarray, rng: np.random.Generator) -> None:
+def _noise(class_count: int) -> np.ndarray:
+    """Each class is taken for the three that follow it."""
+    identity = np.eye(class_count)
+    taken = sum(identity[(np.arange(class_count) + step) % class_count] for step in (1, 2, 3))
+    return (1 - WRONG) * identity + WRONG / 3 * taken
+
+
+def _write_map(
+    workspace: Workspace, run: str, true: np.ndarray, rng: np.random.Generator, classes: tuple[str, ...]
+) -> None:
     """One round cloud a class, on a circle; the first pictures stand for trusted ones."""
-    angle = 2 * np.pi * true / len(CLASSES)
+    angle = 2 * np.pi * true / len(classes)
     places = 10 * np.stack([np.cos(angle), np.sin(angle)], 1) + rng.normal(size=(len(true), 2))
     table = pd.DataFrame(places.astype(np.float32), columns=["x", "y"])
     for column in ("near_given", "near_suggested"):
         table[column] = [[0, 1, 2, 3]] * len(table)
-    table["near_labels"] = [[CLASSES[label]] * 17 + [CLASSES[label - 1]] * 3 for label in true]
+    table["near_labels"] = [[classes[label]] * 17 + [classes[label - 1]] * 3 for label in true]
     table.to_parquet(workspace.run(run).embedding, index=False, row_group_size=ROW_GROUP)
 
 
@@ -181,19 +191,19 @@ def _finish(workspace: Workspace, run: str, training: LabeledImages, beliefs: No
     result = write_result(
         workspace.run(run),
         n=len(training),
-        classes=len(CLASSES),
+        classes=len(training.class_names),
         expected_wrong=beliefs.expected_wrong,
         expected_wrong_interval=beliefs.interval,
         methods={"fvm": measured, "val_loss": measured},
         scores=str(workspace.run(run).scores),
-        classes_in_order=CLASSES,
+        classes_in_order=training.class_names,
         images=DecodedImages(training.folder.name, training.folder.name),
     )
     config = RunConfig.of("synthetic", validation="synthetic", methods=("fvm", "val_loss"))
     workspace.run(run).config.write_text(config.to_json())
     with store.store(workspace) as connection:
         store.register_dataset(connection, "dataset", str(config.data.train), {})
-        store.describe_dataset(connection, "dataset", CLASSES, training.class_counts().tolist())
+        store.describe_dataset(connection, "dataset", training.class_names, training.class_counts().tolist())
         store.submit(connection, run, config, "dataset")
         store.claim(connection, run, "cpu")
         store.finish(connection, run, "done", result=result)
