@@ -230,7 +230,8 @@ def changes_since(
         "WHERE a.dataset = :dataset AND a.seq > :seq) "
         "SELECT t.image, d.verdict, d.to_label, d.action FROM touched t LEFT JOIN decisions d "
         "ON d.image = t.image AND d.action = ("
-        "SELECT a.seq FROM decisions e JOIN actions a ON a.seq = e.action "
+        # A cross join keeps this order: else the actions of a whole dataset are gone through for each image.
+        "SELECT a.seq FROM decisions e CROSS JOIN actions a ON a.seq = e.action "
         f"WHERE e.image = t.image AND a.dataset = :dataset AND a.blind = 0 AND {_HOLDS} ORDER BY a.seq DESC "
         "LIMIT 1)",
         {"dataset": dataset, "seq": seq},
