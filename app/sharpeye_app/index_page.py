@@ -10,7 +10,7 @@ STYLE = b"""<style>
 [data-testid="stCaptionContainer"] { opacity: .82 !important; }
 [data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] :is(p, code) {
   color: inherit !important; }
-[data-selected="true"] p, .stSlider [data-testid="stMarkdownContainer"] p {
+[data-testid="stButtonGroup"] [data-selected="true"] p, [data-testid="stSliderThumbValue"] p {
   color: light-dark(#0b4f49, #c9ece7) !important; }
 </style>"""
 HEAD = b"</head>"

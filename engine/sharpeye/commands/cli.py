@@ -4,6 +4,7 @@ import errno
 import io
 import sys
 import tomllib
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ def _defaults_from_toml(ctx: click.Context, param: click.Parameter, path: str | 
                 f"{ctx.info_name}`"
             )
         words = value if isinstance(value, list) else [value]
-        if not all(isinstance(word, str | int | float) for word in words):
+        if not all(
+            isinstance(word, str | int) or (isinstance(word, float) and isfinite(word)) for word in words
+        ):
             raise InputError(f"--config {path}: {key} takes a word, a number or a list of these")
         typed = ",".join(map(str, value)) if isinstance(value, list) else value
         defaults[known[key.replace("-", "_")]] = typed
