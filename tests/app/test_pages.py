@@ -110,7 +110,7 @@ def test_filters_in_the_address_restore_the_view(review: Review) -> None:
 
 
 def test_only_changes_in_the_address_restores_the_view(review: Review) -> None:
-    at = opened("review", differing="true", size="30 a page")
+    at = opened("review", differing="true", size="30")
     assert at.toggle(key="differing").value
     assert set(at.session_state["rows"]) == set(np.flatnonzero(review.given != review.suggested))
 

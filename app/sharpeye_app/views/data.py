@@ -214,4 +214,7 @@ with right:
             "that stand in training and validation alike. Nothing leaves this machine."
         )
     else:
-        progress_of(shown)()
+        try:
+            progress_of(shown)()
+        except InputError as error:
+            st.error(f"This link leads nowhere: {plain(str(error))}.")

@@ -13,6 +13,9 @@ from sharpeye_app.parts import chosen_review, plain
 from sharpeye_app.readers import workspace
 from sharpeye_app.submission import submit
 
+# Pairs of classes that are listed where a picture of all of them is too fine.
+TOP_PAIRS = 30
+
 
 @st.cache_data(max_entries=2)
 def figure_data(written: int, path: str) -> pd.DataFrame:
@@ -165,6 +168,13 @@ true, given = (
 )
 picture = data_plots.transition(review.classes, true, given, noise["probability"].to_numpy())
 st.plotly_chart(picture, alt="Estimated label noise", key="transition")
+if len(review.classes) > data_plots.MANY_CLASSES:
+    likeliest = noise[noise["true_label"].astype(str) != noise["given_label"].astype(str)]
+    st.dataframe(
+        likeliest.nlargest(TOP_PAIRS, "probability")[["true_label", "given_label", "probability"]],
+        hide_index=True,
+        column_config={"probability": st.column_config.NumberColumn(format="percent")},
+    )
 st.caption(
     "How often an image of one class was given each other label, in percent: estimated from the given labels "
     f"and the network's predictions, without true labels. In all, {review.result.wrong_labels}. The count "

@@ -1,5 +1,6 @@
 """Export: what the decisions change, and the files that leave the workspace."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import streamlit as st
 
 from sharpeye.errors import InputError
 from sharpeye.runs.decision_import import import_log
+from sharpeye.runs.decisions import VERDICTS
 from sharpeye.runs.export import (
     EXPORTED_FILES,
     ExportedFile,
@@ -21,6 +23,7 @@ from sharpeye.runs.export import (
     write_for_peer,
 )
 from sharpeye.runs.peers import PEERS
+from sharpeye.runs.review import STATES
 from sharpeye.runs.review_report import review_report
 from sharpeye.runs.store import dataset_source, get_run, store
 from sharpeye_app import data_plots
@@ -85,6 +88,9 @@ with st.container(horizontal=True):
     st.metric("Decided", f"{int(decided.sum()):,}")
     st.metric("Labels that change", f"{int(changed.sum()):,}")
     st.metric("Wrong labels expected among the rest", f"≈ {float(review.wrong[~decided].sum()):,.0f}")
+made = Counter(STATES[state] for state in review.verdict[decided])
+if made:
+    st.caption(" · ".join(f"{plain(VERDICTS[name].title)}: {count:,}" for name, count in made.most_common()))
 if not decided.any():
     st.info("Nothing is decided yet, so every image keeps its label. Decide on some suspects first.")
     st.page_link("views/review.py", label="Go to Review", icon=":material/grid_view:")

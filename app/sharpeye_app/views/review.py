@@ -89,7 +89,6 @@ def ask_filters(review: Review, queue: str, find: str, who: str) -> Filters:
             index=1,
             key="size",
             bind="query-params",
-            format_func="{} a page".format,
         )
     chosen = rows_of_queue(review, queue, who)
     if (selection := st.query_params.get("selection")) and selection.isalnum():

@@ -1,6 +1,7 @@
 """The workspace on disk: every path of it is decided here."""
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,18 @@ NETWORK_FILE_SYSTEMS = (
     "fuse.rclone",
 )
 RESERVE_BYTES = 4 * 2**20
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def checked_id(text: str) -> str:
+    """The id of a run, an inspection, a lesson or a selection, which may come from an address.
+
+    Raises:
+        InputError: it could be a path, or is no id.
+    """
+    if not IDENTIFIER.fullmatch(text):
+        raise InputError(f"{text[:80]!r} is no id")
+    return text
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,7 @@ class Workspace:
         return self.root / "inspections"
 
     def inspection(self, key: str) -> "InspectionFolder":
-        return InspectionFolder(self.inspections / key)
+        return InspectionFolder(self.inspections / checked_id(key))
 
     @property
     def lessons(self) -> Path:
@@ -93,14 +106,14 @@ class Workspace:
         return self.root / "lessons"
 
     def lesson(self, key: str) -> "ReportFolder":
-        return ReportFolder(self.lessons / key)
+        return ReportFolder(self.lessons / checked_id(key))
 
     @property
     def runs(self) -> Path:
         return self.root / "runs"
 
     def run(self, run: str) -> "RunFolder":
-        return RunFolder(self.runs / run)
+        return RunFolder(self.runs / checked_id(run))
 
 
 @dataclass(frozen=True)
@@ -163,7 +176,7 @@ class RunFolder:
 
     def selection(self, key: str) -> Path:
         """Images chosen on the map, by the digest of their ids."""
-        return self.root / "selections" / f"{key}.json"
+        return self.root / "selections" / f"{checked_id(key)}.json"
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,29 @@ def test_a_second_round_trusts_what_was_decided_and_judges_the_others(
     assert labels[decided["id"]].tolist() == decided["label"].tolist()
 
 
+def test_where_there_is_a_clean_split_what_was_decided_joins_it(photographs: Path, tmp_path: Path) -> None:
+    run = sharpeye.run(str(photographs), validation="share:0.3", workspace=tmp_path / "ws")
+    suspects = run.suspects(3)["id"].tolist()
+    for image in suspects[:2]:
+        run.decide(image, "accept")
+    run.decide(suspects[2], "bad image")
+    with store(run.workspace) as connection:
+        config = second_round(connection, run.workspace, run.row())
+    assert config.data.validation == run.row().run_config().data.validation
+    again = sharpeye.run(**config.options(), workspace=tmp_path / "ws")
+    assert again.id != run.id
+    assert set(again.scores["id"]) == set(run.scores["id"]) - set(suspects[:2])
+    # Evidence shows images of the split itself, whose pictures lie in one folder.
+    near = pd.read_parquet(again.workspace.run(again.id).embedding)
+    assert all(row >= 0 for rows in near["near_given"] for row in rows)
+    assert near["near_labels"].map(len).between(1, 20).all()
+    with store(run.workspace) as connection:
+        labels = cleaned_labels(connection, run.workspace, again.row()).set_index("id")
+    assert set(labels.loc[suspects[:2], "decision"]) <= {"accept", "keep"}
+    with pytest.raises(InputError, match="--confirmed needs a clean split"):
+        sharpeye.run(str(photographs), confirmed=config.data.confirmed, workspace=tmp_path / "ws")
+
+
 def test_a_picture_under_two_labels_is_found_though_it_is_cut_and_encoded_again(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     pictures = [scene(seed, 160).filter(ImageFilter.GaussianBlur(1.5)) for seed in range(12)]

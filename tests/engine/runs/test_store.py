@@ -151,3 +151,25 @@ def test_one_run_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_device("auto", {"cuda:0", "cuda:1"}) is None
     assert free_device("cuda", {"cuda:0"}) is None
     assert free_device("cpu", {"cuda:0"}) == "cpu"
+
+
+@pytest.mark.parametrize("name", ["/etc", "../other", "a/b", "", ".", "..", "a\x00", "x" * 81])
+def test_what_could_be_a_path_is_no_id(tmp_path: Path, name: str) -> None:
+    workspace = open_workspace(str(tmp_path))
+    for place in (workspace.run, workspace.inspection, workspace.lesson, workspace.run("a").selection):
+        with pytest.raises(InputError, match="is no id"):
+            place(name)
+
+
+def test_rounds_follow_one_another_and_runs_have_names(workspace: Workspace) -> None:
+    with store.store(workspace) as connection:
+        queue(connection, "first", "second", "third")
+        store.link_run(connection, "second", "first")
+        store.link_run(connection, "third", "second")
+        # A run that was the same as an earlier one, or a circle, ends the chain.
+        store.link_run(connection, "first", "third")
+        assert [row.id for row in store.rounds_of(connection, "third")] == ["first", "second", "third"]
+        store.describe_run(connection, "third", "  after lunch ", "")
+        row = store.get_run(connection, "third")
+        assert (row.name, row.remark) == ("after lunch", None)
+        assert row.title == "after lunch · third"
