@@ -3,13 +3,11 @@ configured."""
 
 import hashlib
 import hmac
-import secrets
 from urllib.parse import unquote
 
 import streamlit as st
 
 from sharpeye.errors import InputError
-from sharpeye.files import replacing
 from sharpeye.runs.review import current_user
 from sharpeye.runs.store import store
 from sharpeye.runs.team import NAME_LENGTH, Role, join, people, valid_name
@@ -80,20 +78,9 @@ def ask_name() -> None:
 
 def signature(name: str) -> str:
     """What shows to the routes that a page gave this name to its reader."""
-    return hmac.new(_secret(), name.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(workspace().secret(), name.encode(), hashlib.sha256).hexdigest()
 
 
 def is_signed(name: str, signed: str) -> bool:
     """Whether a page of this workspace's app signed a name."""
     return hmac.compare_digest(signature(name), signed)
-
-
-def _secret() -> bytes:
-    """A key that only this workspace has; it outlasts the app, so that what a tab kept is still taken."""
-    path = workspace().root / "secret"
-    if not path.exists():
-        with replacing(path) as temporary:
-            temporary.touch(mode=0o600)
-            temporary.write_text(secrets.token_hex(32))
-        path.chmod(0o600)
-    return path.read_bytes()

@@ -2,7 +2,10 @@
 
 import os
 import socket
+import webbrowser
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 
 import click
 import streamlit as st
@@ -14,6 +17,7 @@ from sharpeye.data.remote import is_address
 from sharpeye.errors import InputError
 from sharpeye.runs.supervisor import ensure_supervisor
 from sharpeye.runs.workspace import open_workspace
+from sharpeye_app.access import Gate, is_loopback, token_of
 from sharpeye_app.index_page import IndexPage
 from sharpeye_app.readers import WORKSPACE_VARIABLE
 from sharpeye_app.roots import ROOTS_VARIABLE
@@ -22,38 +26,74 @@ from sharpeye_app.routes import ROUTES
 FIRST_PORT = 8501
 PORTS_TRIED = 50
 EVERYWHERE = ("0.0.0.0", "::")
+# Seconds, until the server answers.
+BROWSER_AFTER = 1.5
 
 
-def serve(workspace: str, host: str, port: int | None, roots: tuple[str, ...], browser: bool) -> None:
+@dataclass(frozen=True)
+class Listening:
+    """Where the app listens, and to whom.
+
+    Attributes:
+        host: address to listen on.
+        port: None takes the first free one from FIRST_PORT on.
+        roots: folders and addresses that people may use through the app; none for any.
+        allowed_hosts: names under which the app may be asked, beside its own.
+        token: whether it asks for a token.
+        browser: whether to open one.
+    """
+
+    host: str
+    port: int | None
+    roots: tuple[str, ...]
+    allowed_hosts: tuple[str, ...]
+    token: bool
+    browser: bool
+
+
+def serve(workspace: str, listening: Listening) -> None:
     """Serve the app until interrupted.
 
     Args:
         workspace: folder of the workspace.
-        host: address to listen on.
-        port: None takes the first free one from FIRST_PORT on.
-        roots: folders and addresses that people may use through the app; none for any.
-        browser: whether to open one.
+        listening: where, and to whom.
 
     Raises:
-        InputError: the workspace cannot be used, the port is taken, or a root is not there.
+        InputError: the workspace cannot be used, the port is taken, a root is not there, or others could
+            reach the app without a token or roots.
     """
+    host = listening.host
+    if not is_loopback(host):
+        if not listening.token:
+            raise InputError(f"--no-token: only where this machine alone reaches the app, not on {host}")
+        if not listening.roots:
+            raise InputError(
+                f"--host {host}: give --root DIR, the folder that those who reach the app may read and write"
+            )
     folder = open_workspace(workspace)
     ensure_supervisor(folder)
     os.environ[WORKSPACE_VARIABLE] = str(folder.root)
-    os.environ[ROOTS_VARIABLE] = "\n".join(map(_root, roots))
-    chosen = free_port(host, port)
+    os.environ[ROOTS_VARIABLE] = "\n".join(map(_root, listening.roots))
+    chosen = free_port(host, listening.port)
     shown = "127.0.0.1" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
-    click.echo(f"Sharpeye is at http://{shown}:{chosen} (Ctrl-C ends the app; runs go on)", err=True)
+    token = token_of(folder.secret()) if listening.token else None
+    address = f"http://{shown}:{chosen}/" + (f"?token={token}" if token else "")
+    click.echo(f"Sharpeye is at {address} (Ctrl-C ends the app; runs go on)", err=True)
     # A page elsewhere must not reach the app through a name that it lets resolve to this machine.
-    hosts = ["*"] if host in EVERYWHERE else ["127.0.0.1", "localhost", shown]
+    hosts = ["127.0.0.1", "localhost", "[::1]", *listening.allowed_hosts]
+    hosts += [] if host in EVERYWHERE else [shown]
     app = st.App(
         Path(__file__).with_name("main.py"),
         routes=ROUTES,
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(IndexPage)],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+            Middleware(Gate, token=token),
+            Middleware(IndexPage),
+        ],
     )
-    app.run(
-        config={**SETTINGS, "server.address": host, "server.port": chosen, "server.headless": not browser}
-    )
+    if listening.browser:
+        Timer(BROWSER_AFTER, webbrowser.open, [address]).start()
+    app.run(config={**SETTINGS, "server.address": host, "server.port": chosen, "server.headless": True})
 
 
 def _root(text: str) -> str:

@@ -47,13 +47,14 @@ class App:
 
 
 @contextmanager
-def served(workspace: Path, port: int | None = None) -> Iterator[App]:
-    """The app on a workspace; killed at the end."""
+def served(workspace: Path, port: int | None = None, *options: str) -> Iterator[App]:
+    """The app on a workspace, without a token where no options are given; killed at the end."""
     port = port or free_port()
     log = workspace.with_name(f"{workspace.name}-app.log")
     started = time.monotonic()
     with log.open("ab") as output:
-        command = [sys.executable, "-m", "sharpeye_app", str(workspace), "--no-browser", "--port", str(port)]
+        listen = ["--no-browser", "--port", str(port), *(options or ("--no-token",))]
+        command = [sys.executable, "-m", "sharpeye_app", str(workspace), *listen]
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}"

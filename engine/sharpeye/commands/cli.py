@@ -22,6 +22,7 @@ from sharpeye.commands.options import (
     LIMIT,
     SERVER,
     WORKSPACE,
+    ServerOptions,
     method_names,
     workspace_option,
 )
@@ -280,10 +281,7 @@ def demo(
     workspace: str,
     device: str,
     as_json: bool,
-    host: str,
-    port: int | None,
-    roots: tuple[str, ...],
-    browser: bool,
+    server: ServerOptions,
 ) -> None:
     """Open the app on the packaged demo: 6,000 Fashion-MNIST images, a fifth of them wrongly labelled.
 
@@ -302,7 +300,7 @@ def demo(
     if headless:
         print_result(run, as_json)
     else:
-        start_app(workspace, host, port, roots, browser)
+        start_app(workspace, server)
 
 
 for command in (*COMMANDS, score, bench):

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sharpeye.api import list_runs, open_run
-from sharpeye.commands.options import JSON, RUN, SERVER, WORKSPACE
+from sharpeye.commands.options import JSON, RUN, SERVER, WORKSPACE, ServerOptions
 from sharpeye.commands.waiting import print_result, start_app
 from sharpeye.config import EXPORT_FORMATS
 
@@ -15,14 +15,14 @@ from sharpeye.config import EXPORT_FORMATS
 @click.command()
 @WORKSPACE
 @SERVER
-def serve(workspace: str, host: str, port: int | None, roots: tuple[str, ...], browser: bool) -> None:
+def serve(workspace: str, server: ServerOptions) -> None:
     """Open the app in the browser, and work off the queue of runs.
 
     \b
     Example:
       sharpeye serve --workspace review/
     """
-    start_app(workspace, host, port, roots, browser)
+    start_app(workspace, server)
 
 
 @click.command()

@@ -1,6 +1,8 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from typing import Any
 
 import click
@@ -50,14 +52,42 @@ def method_names(text: str) -> tuple[str, ...]:
     return names
 
 
-def SERVER(command: Any) -> Any:
-    """Where the app listens, and whether a browser opens."""
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where the app listens, and to whom; see `sharpeye_app.server.Listening`."""
+
+    host: str
+    port: int | None
+    roots: tuple[str, ...]
+    allowed_hosts: tuple[str, ...]
+    token: bool
+    browser: bool
+
+
+def SERVER(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of the app, given to the command as `server`, ServerOptions."""
+    names = [field.name for field in fields(ServerOptions)]
+
+    @wraps(command)
+    def with_server(**values: Any) -> None:
+        options = {name: values.pop(name) for name in names}
+        command(**values, server=ServerOptions(**options))
+
+    decorated: Any = with_server
     for option in (
         click.option("--browser/--no-browser", default=True, show_default=True, help="Open a browser."),
         click.option(
-            "--port",
-            type=click.IntRange(1, 65535),
-            help="Port of the app.  [default: the first free one from 8501 on]",
+            "--token/--no-token",
+            default=True,
+            show_default=True,
+            help="Ask for the token in the printed address; --no-token only on this machine.",
+        ),
+        click.option(
+            "--allowed-host",
+            "allowed_hosts",
+            multiple=True,
+            metavar="NAME",
+            help="A name under which others reach the app; may be given again.",
         ),
         click.option(
             "--root",
@@ -67,11 +97,16 @@ def SERVER(command: Any) -> Any:
             help="Keep people who use the app to this folder, or address; may be given again.",
         ),
         click.option(
+            "--port",
+            type=click.IntRange(1, 65535),
+            help="Port of the app.  [default: the first free one from 8501 on]",
+        ),
+        click.option(
             "--host",
             default="127.0.0.1",
             show_default=True,
-            help="Address to listen on; anyone who reaches it can decide.",
+            help="Address to listen on. Beyond this machine it takes --root and --allowed-host.",
         ),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from sharpeye.api import Run, RunFailed
+from sharpeye.commands.options import ServerOptions
 from sharpeye.errors import InputError
 from sharpeye.processes import module_command
 
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
 SUSPECTS = 10
 
 
-def start_app(workspace: str, host: str, port: int | None, roots: tuple[str, ...], browser: bool) -> None:
+def start_app(workspace: str, server: ServerOptions) -> None:
     """Become the app's process, which serves until it is interrupted."""
     from sharpeye.runs.workspace import open_workspace
 
-    listen = ["--host", host, *(["--port", str(port)] if port else [])]
-    listen += [argument for folder in roots for argument in ("--root", folder)]
-    root = str(open_workspace(workspace).root)
-    command = module_command("sharpeye_app", root, *listen, "--browser" if browser else "--no-browser")
+    listen = ["--host", server.host, *(["--port", str(server.port)] if server.port else [])]
+    for option, values in (("--root", server.roots), ("--allowed-host", server.allowed_hosts)):
+        listen += [argument for value in values for argument in (option, value)]
+    listen += ["--token" if server.token else "--no-token", "--browser" if server.browser else "--no-browser"]
+    command = module_command("sharpeye_app", str(open_workspace(workspace).root), *listen)
     sys.stdout.flush()
     os.execv(sys.executable, command)
 

@@ -14,7 +14,7 @@ from sharpeye.config import SMALL
 from sharpeye.curvature.base import Curvature
 from sharpeye.curvature.fit import fit_curvature, restore_curvature
 from sharpeye.curvature.linearization import HEAD_BATCH, predict
-from sharpeye.data.dataset import Images, JoinedImages, LabeledImages
+from sharpeye.data.dataset import Images, JoinedImages, LabeledImages, joined
 from sharpeye.influence.base import Candidates, Evaluation, MinimumKind
 from sharpeye.influence.evaluation import evaluate, mean_evaluation
 from sharpeye.influence.noise_posterior import REFINING_RELIANCE, label_beliefs
@@ -265,7 +265,10 @@ def first_minimum(
 ) -> Minimum:
     """A minimum of the validation risk: pre-trained on the given labels, then trained on the validation
     split."""
-    network = given_label_network(context, training)
+    confirmed = validation.rows < 0
+    # What people confirmed is learned from the start, too.
+    learned = joined(training, validation.subset(confirmed)) if confirmed.any() else training
+    network = given_label_network(context, learned)
     plan = replace(_plan(context, "minimum", len(validation)), optimizer=optimizer)
     stage = _train_on_split(
         context, minimum_stage(optimizer), network.identity, network.model, validation, plan

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from sharpeye.errors import InputError
+from sharpeye.files import replacing
 
 NETWORK_FILE_SYSTEMS = (
     "nfs",
@@ -66,6 +68,15 @@ class Workspace:
     def reserve(self) -> Path:
         """Room kept so that, on a full disk, a run can still be recorded as failed."""
         return self.root / "reserve"
+
+    def secret(self) -> bytes:
+        """A key that only this workspace has; made where there is none."""
+        path = self.root / "secret"
+        if not path.exists():
+            with replacing(path) as temporary:
+                temporary.touch(mode=0o600)
+                temporary.write_text(secrets.token_hex(32))
+        return path.read_bytes()
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -239,7 +250,10 @@ def open_workspace(folder: str) -> Workspace:
         )
     workspace = Workspace(root)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        if not root.exists():
+            root.mkdir(parents=True)
+            # Pictures and decisions are nobody else's business.
+            root.chmod(0o700)
     except OSError as error:
         raise InputError(f"--workspace {root}: cannot be made ({error.strerror})") from error
     if not os.access(root, os.W_OK | os.X_OK):
