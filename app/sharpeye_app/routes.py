@@ -6,10 +6,12 @@ answered even while a page is being drawn.
 
 import sqlite3
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal
 
 import msgspec
 import pandas as pd
+from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -29,6 +31,10 @@ from sharpeye_app.reviewer import is_signed
 # Only a script of this app can send it: browsers do not let other sites' requests with such a header through.
 OWN_HEADER = "x-sharpeye"
 NOTE_LENGTH = 2000
+BODY_BYTES = 2**20
+# How long a request waits for other writers of the store.
+STORE_SECONDS = 3.0
+DECIDING_THREADS = 8
 STEPS = {"undo": undo, "redo": redo}
 
 
@@ -233,14 +239,40 @@ async def post_decisions(request: Request) -> Response:
     if OWN_HEADER not in request.headers:
         return _refusal("not from this app", 403)
     try:
-        entries = msgspec.json.decode(await request.body(), type=Entries)
+        entries = msgspec.json.decode(await bounded_body(request), type=Entries)
         if not is_signed(entries.who, entries.signature):
             return _refusal("this name was not given by this app; load the page again", 403)
-        return _json(await run_in_threadpool(carry_out, request.path_params["run"], entries))
+        run = request.path_params["run"]
+        # Threads of their own, so that pictures never wait behind decisions.
+        return _json(await to_thread.run_sync(carry_out, run, entries, limiter=deciding()))
+    except TooLarge:
+        return _refusal(f"more than {BODY_BYTES:,} bytes", 413)
     except InputError as error:
         return _refusal(str(error), 404)
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, KeyError, IndexError, RecursionError, OverflowError) as error:
         return _refusal(f"not a list of decisions ({error})", 400)
+    except sqlite3.OperationalError as error:
+        return _refusal(f"the store cannot take it now ({error})", 503)
+
+
+class TooLarge(Exception):
+    """A request's body has more than BODY_BYTES."""
+
+
+async def bounded_body(request: Request) -> bytes:
+    """The body of a request; raises TooLarge."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY_BYTES:
+            raise TooLarge
+    return bytes(body)
+
+
+@cache
+def deciding() -> CapacityLimiter:
+    """How many decisions are taken at once."""
+    return CapacityLimiter(DECIDING_THREADS)
 
 
 def carry_out(run: str, sent: Entries) -> Answer:
@@ -266,9 +298,10 @@ def carry_out(run: str, sent: Entries) -> Answer:
     step: Step | None = None
     conflicts: list[int] = []
     decided_here: set[int] = set()
-    with store(workspace()) as connection:
-        for entry, made in zip(sent.entries, decisions, strict=True):
-            with transaction(connection):
+    with store(workspace(), STORE_SECONDS) as connection:
+        # All or nothing: what is sent again was never half done.
+        with transaction(connection):
+            for entry, made in zip(sent.entries, decisions, strict=True):
                 if not is_new(connection, entry.tab, entry.n):
                     continue
                 if entry.kind != "decide":

@@ -1,5 +1,6 @@
 import io
 import json
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from sharpeye.runs.decisions import read_log
 from sharpeye.runs.review import Review
 from sharpeye.runs.store import store
 from sharpeye.runs.team import join
-from sharpeye_app import readers
+from sharpeye_app import readers, routes
 from sharpeye_app.reviewer import signature
 from sharpeye_app.routes import OWN_HEADER, ROUTES
 from tests.app.conftest import forget
@@ -246,3 +247,47 @@ def test_evidence_suggestion_and_button_agree(client: TestClient, review: Review
         given = evidence["labels"].index(review.classes[review.given[row]])
         assert 1 - evidence["probabilities"][given] == pytest.approx(float(review.wrong[row]), abs=1e-5)
         assert evidence["probabilities"][0] == pytest.approx(float(review.confidence[row]), abs=1e-5)
+
+
+def test_a_body_that_is_too_large_is_refused(client: TestClient, review: Review) -> None:
+    body = json.dumps(signed() | {"entries": [{"tab": "x" * 2**20, **entry(1, 0)}]})
+    answer = client.post(f"/decisions/{review.run}", content=body, headers={OWN_HEADER: "1"})
+    assert answer.status_code == 413
+    assert log(review) == []
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"entries": ' + b"[" * 100_000, b"\xff\xfe"])
+def test_deep_and_binary_bodies_are_refused(client: TestClient, review: Review, body: bytes) -> None:
+    answer = client.post(f"/decisions/{review.run}", content=body, headers={OWN_HEADER: "1"})
+    assert answer.status_code == 400
+
+
+def test_a_store_that_is_busy_or_full_says_so_and_takes_the_same_later(
+    client: TestClient, review: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "STORE_SECONDS", 0.2)
+    body = signed() | {"entries": [{"tab": "x", **entry(n, n, "skip")} for n in range(3)]}
+    with store(readers.workspace()) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer = client.post(f"/decisions/{review.run}", json=body, headers={OWN_HEADER: "1"})
+        other.execute("ROLLBACK")
+    assert answer.status_code == 503
+    assert "locked" in answer.json()["error"]
+    real = review.decide
+    calls = 0
+
+    def full(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise sqlite3.OperationalError("database or disk is full")
+        real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Review, "decide", lambda self, *arguments: full(*arguments))
+        answer = client.post(f"/decisions/{review.run}", json=body, headers={OWN_HEADER: "1"})
+    assert (answer.status_code, "disk is full" in answer.text) == (503, True)
+    # A batch is stored or not, never half.
+    assert log(review) == []
+    assert client.post(f"/decisions/{review.run}", json=body, headers={OWN_HEADER: "1"}).status_code == 200
+    assert len(log(review)) == 3

@@ -148,14 +148,14 @@ class RunRow:
         return f"{title} · {self.id[:6]}"
 
 
-def connect(workspace: Workspace) -> sqlite3.Connection:
-    """Open the store, made or migrated where needed; autocommit, waits for other writers.
+def connect(workspace: Workspace, patience: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """Open the store, made or migrated where needed; autocommit, waits for other writers so many seconds.
 
     Raises:
         InputError: the store was written by a newer version.
     """
     connection = sqlite3.connect(
-        workspace.database, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        workspace.database, timeout=patience, isolation_level=None, check_same_thread=False
     )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -176,9 +176,9 @@ def connect(workspace: Workspace) -> sqlite3.Connection:
 
 
 @contextmanager
-def store(workspace: Workspace) -> Iterator[sqlite3.Connection]:
-    """A connection for the length of a block."""
-    with closing(connect(workspace)) as connection:
+def store(workspace: Workspace, patience: float = BUSY_SECONDS) -> Iterator[sqlite3.Connection]:
+    """A connection for the length of a block; see `connect`."""
+    with closing(connect(workspace, patience)) as connection:
         yield connection
 
 
