@@ -41,6 +41,8 @@ def synthetic_workspace(
     Only DECODED pictures are kept, which the images share.
     """
     workspace = open_workspace(str(folder))
+    with store.store(workspace):
+        pass
     rng = np.random.default_rng(seed)
     classes = tuple(f"class {number}" for number in range(class_count))
     pictures = _decoded(workspace, rng, classes)

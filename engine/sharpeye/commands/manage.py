@@ -1,4 +1,4 @@
-"""The commands on a workspace: serve, runs, status, cancel, resume, delete, export, import, report."""
+"""The commands on a workspace, from serve to doctor."""
 
 import json
 import time
@@ -147,6 +147,35 @@ def report(run: str, out: str, workspace: str) -> None:
     click.echo(str(path.resolve()))
 
 
+@click.command()
+@click.option("--repair", is_flag=True, help="Mend what can be mended.")
+@WORKSPACE
+def doctor(repair: bool, workspace: str) -> None:
+    """Look for damage in a workspace: what was computed can be computed again, and the store be restored from
+    its daily copy.
+
+    Exits with 1 where something is left damaged.
+    """
+    from sharpeye.runs.doctor import examine
+    from sharpeye.runs.workspace import open_workspace
+
+    opened = open_workspace(workspace)
+    left = 0
+    found = examine(opened)
+    for damage in found:
+        mended = repair and damage.mend is not None
+        if mended and damage.mend is not None:
+            damage.mend()
+        left += not mended
+        click.echo(f"{damage.path}: {damage.reason}; {'' if mended else 'not mended: '}{damage.remedy}")
+    if not found:
+        click.echo("nothing is damaged")
+    if left:
+        if not repair:
+            click.echo("`sharpeye doctor --repair` mends what can be mended", err=True)
+        raise click.exceptions.Exit(1)
+
+
 @click.command("import")
 @RUN
 @click.argument("file", metavar="FILE")
@@ -165,4 +194,4 @@ def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-COMMANDS = (serve, runs, status, cancel, resume, delete, export, import_, report)
+COMMANDS = (serve, runs, status, cancel, resume, delete, export, import_, report, doctor)

@@ -114,11 +114,14 @@ def parse_result(text: str | bytes) -> RunResult:
 
     Raises:
         OutdatedResult: it was computed by another version of this program.
+        InputError: it is no JSON.
     """
     try:
         result = msgspec.json.decode(text, type=RunResult)
     except msgspec.ValidationError:
         result = None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InputError(f"the result of this run is damaged ({error}): see `sharpeye doctor`") from error
     if result is None or result.version != VERSION:
         raise OutdatedResult(
             "this run was computed by an earlier version of Sharpeye: start it again to review it"

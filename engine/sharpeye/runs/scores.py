@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharpeye.errors import InputError
@@ -112,9 +113,19 @@ def write_scores(path: Path, columns: ScoreColumns) -> None:
 
 
 def read_scores(path: Path, columns: Sequence[ScoreColumn]) -> pd.DataFrame:
-    """Some columns of scores.parquet; `true_label` only where there are true labels."""
-    there = pq.read_schema(path).names
-    return pd.read_parquet(path, columns=[name for name in columns if name != "true_label" or name in there])
+    """Some columns of scores.parquet; `true_label` only where there are true labels.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        there = pq.read_schema(path).names
+        wanted = [name for name in columns if name != "true_label" or name in there]
+        return pd.read_parquet(path, columns=wanted)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: damaged ({error}); `sharpeye doctor --repair`, then resume the run"
+        ) from error
 
 
 def read_influence(path: Path, methods: Sequence[str]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import msgspec
 from sharpeye.config import RunConfig
 from sharpeye.errors import InputError
 from sharpeye.progress import Progress
+from sharpeye.runs.backups import back_up
 from sharpeye.runs.result import RunResult, parse_result
 from sharpeye.runs.workspace import Workspace
 
@@ -152,15 +153,33 @@ def connect(workspace: Workspace, patience: float = BUSY_SECONDS) -> sqlite3.Con
     """Open the store, made or migrated where needed; autocommit, waits for other writers so many seconds.
 
     Raises:
-        InputError: the store was written by a newer version.
+        InputError: the store was written by a newer version, is damaged, or is missing beside runs.
     """
     connection = sqlite3.connect(
         workspace.database, timeout=patience, isolation_level=None, check_same_thread=False
     )
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    if _version(connection) < len(MIGRATIONS):
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        known = _version(connection)
+    except sqlite3.OperationalError:
+        connection.close()
+        raise
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise InputError(
+            f"{workspace.database}: damaged ({error}); `sharpeye doctor --repair` restores the last copy"
+        ) from error
+    if known == 0 and any(workspace.runs.glob("*/result.json")):
+        connection.close()
+        raise InputError(
+            f"{workspace.database}: empty, though there are runs; `sharpeye doctor --repair` restores the "
+            "last copy"
+        )
+    if known < len(MIGRATIONS):
+        if known:
+            back_up(connection, workspace)
         with transaction(connection):
             for script in MIGRATIONS[_version(connection) :]:
                 for statement in filter(str.strip, script.split(";")):

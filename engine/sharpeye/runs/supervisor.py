@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from sharpeye.files import sweep
 from sharpeye.processes import module_command, start_detached
 from sharpeye.runs import store
+from sharpeye.runs.backups import back_up
 from sharpeye.runs.workspace import Workspace, is_held, keep_reserve
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def supervise(workspace: Workspace, keep_going: Callable[[bool], bool]) -> None:
             busy = True
             while keep_going(busy):
                 try:
+                    back_up(connection, workspace)
                     busy = tick(connection, workspace)
                 except (sqlite3.OperationalError, OSError) as error:
                     # A full disk, say: what is on disk stays, and room may be made.

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from sharpeye.errors import InputError, is_out_of_memory
 from sharpeye.progress import Progress
 from sharpeye.runs import store
+from sharpeye.runs.doctor import artifact_damage
 from sharpeye.runs.workspace import RunFolder, Workspace
 
 BEAT_SECONDS = 0.5
@@ -51,6 +52,11 @@ def compute(connection: sqlite3.Connection, workspace: Workspace, row: store.Run
     try:
         from sharpeye.runs.pipeline import execute
 
+        for damage in artifact_damage(workspace):
+            # What is cut off would end every try at the same place.
+            heart.note(f"{damage.path.name} was damaged ({damage.reason}): it is made again.")
+            if damage.mend is not None:
+                damage.mend()
         result = execute(row.run_config(), row, workspace, device, heart.report, heart.note)
         heart.stop()
         store.finish(connection, row.id, "done", result=result)

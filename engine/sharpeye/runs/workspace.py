@@ -53,6 +53,11 @@ class Workspace:
         return self.root / "workspace.db"
 
     @property
+    def backups(self) -> Path:
+        """Daily copies of the store."""
+        return self.root / "backups"
+
+    @property
     def decoded(self) -> Path:
         return self.root / "decoded"
 
