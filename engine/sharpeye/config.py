@@ -47,6 +47,8 @@ POSTERIOR_FIRST = (
     "margin",
 )
 DEMO_METHODS = ("fvm", "vm", *DEFAULT_METHODS[1:])
+# Confident learning, a plain baseline; it takes an array of images by classes.
+CLEANLAB = "cleanlab"
 # What the paper compares with. All take the network as it was trained on the given labels.
 CLASSICAL_METHODS = ("lissa", "tracin", "tracin_self", "datainf", "gex")
 

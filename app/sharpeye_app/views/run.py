@@ -11,6 +11,7 @@ from sharpeye.config import (
     AUTO,
     BUDGETS,
     CLASSICAL_METHODS,
+    CLEANLAB,
     CURVATURES,
     DEMO_METHODS,
     OPTIMIZERS,
@@ -94,10 +95,11 @@ def ask_config(data: RunConfig) -> RunConfig:
     with st.expander("Advanced options", icon=":material/tune:"):
         methods = st.multiselect(
             "Methods (the first ranks the images)",
-            [*DEMO_METHODS, *CLASSICAL_METHODS],
+            [*DEMO_METHODS, CLEANLAB, *CLASSICAL_METHODS],
             list(data.methods),
             placeholder="The usual ones",
-            help="lissa, tracin, datainf and gex are what the paper compares with; they take minutes more.",
+            help="cleanlab is confident learning, a plain baseline. lissa, tracin, datainf and gex are what "
+            "the paper compares with; they take minutes more.",
         )
         first, second = st.columns(2)
         tune = first.selectbox(

@@ -1,10 +1,8 @@
-"""Confident learning (Northcutt et al. 2021, arXiv 1911.00068), by the library of its authors (extra
-`cleanlab`)."""
+"""Confident learning (Northcutt et al. 2021, arXiv 1911.00068), by the library of its authors."""
 
 import numpy as np
 from scipy.special import softmax
 
-from sharpeye.errors import InputError
 from sharpeye.influence.base import Candidates, Scores, ScoringContext
 
 
@@ -12,14 +10,9 @@ def confident_learning(context: ScoringContext) -> Scores:
     """1 − label quality: the self-confidence p_y, less what is usual for its class.
 
     Suggestions are the likeliest class.
-
-    Raises:
-        InputError: the extra is not installed.
     """
-    try:
-        from cleanlab.rank import get_label_quality_scores
-    except ImportError as error:
-        raise InputError("--method cleanlab needs the extra: pip install 'sharpeye[cleanlab]'") from error
+    from cleanlab.rank import get_label_quality_scores
+
     evaluation = context.evaluation
     p = np.zeros((len(context.labels), context.class_count))
     np.put_along_axis(p, evaluation.classes, softmax(-evaluation.losses.astype(np.float64), axis=1), axis=1)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sharpeye.errors import InputError
 from sharpeye.training.heads import fit_head, log_probabilities, zero_head
 
 # Of logistic regression, see `sharpeye.training.heads`.
@@ -55,15 +54,10 @@ def confident_learning_on_features(
         trusted: features and labels that join the training of every fold; may be empty.
         class_count: C.
         seed: of the folds.
-
-    Raises:
-        InputError: cleanlab is not installed.
     """
-    try:
-        from cleanlab.count import num_label_issues
-        from cleanlab.rank import get_label_quality_scores
-    except ImportError as error:
-        raise InputError("the baselines need the extra: pip install 'sharpeye[cleanlab]'") from error
+    from cleanlab.count import num_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
     device = torch.device("cpu")
     everything = np.concatenate([features, trusted[0]])
     everyone = np.concatenate([labels, trusted[1]])

@@ -120,7 +120,7 @@ def read_scores(path: Path, columns: Sequence[ScoreColumn]) -> pd.DataFrame:
     """
     try:
         there = pq.read_schema(path).names
-        wanted = [name for name in columns if name != "true_label" or name in there]
+        wanted: list[str] = [name for name in columns if name != "true_label" or name in there]
         return pd.read_parquet(path, columns=wanted)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
