@@ -176,6 +176,41 @@ def doctor(repair: bool, workspace: str) -> None:
         raise click.exceptions.Exit(1)
 
 
+@click.command()
+@click.option(
+    "--older-than",
+    "days",
+    type=click.FloatRange(min=0),
+    default=30,
+    show_default=True,
+    metavar="DAYS",
+    help="Drop what no run read for so long.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@WORKSPACE
+def clean(days: float, yes: bool, workspace: str) -> None:
+    """List what runs share by size, such as features and networks, and drop what is old; it is computed again
+    where it is needed. Scores, decisions and decoded pictures stay.
+    """
+    from sharpeye.runs.cleaning import drop, shared_results
+    from sharpeye.runs.workspace import open_workspace
+
+    opened = open_workspace(workspace)
+    results = shared_results(opened, days)
+    for one in results:
+        click.echo(
+            f"{one.size / 1e6:10,.1f} MB  {one.kind} ({one.files:,} files; old: {len(one.old):,}, "
+            f"{one.old_size / 1e6:,.1f} MB)"
+        )
+    old = sum(one.old_size for one in results)
+    if not old:
+        click.echo(f"nothing is older than {days:g} days")
+        return
+    if not yes:
+        click.confirm(f"Drop {old / 1e6:,.1f} MB that no run read for {days:g} days?", abort=True)
+    click.echo(f"{drop(opened, results) / 1e6:,.1f} MB dropped")
+
+
 @click.command("import")
 @RUN
 @click.argument("file", metavar="FILE")
@@ -194,4 +229,4 @@ def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-COMMANDS = (serve, runs, status, cancel, resume, delete, export, import_, report, doctor)
+COMMANDS = (serve, runs, status, cancel, resume, delete, export, import_, report, doctor, clean)

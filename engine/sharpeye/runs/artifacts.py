@@ -1,6 +1,7 @@
 """Results that runs share: computed once for each set of inputs, and read from disk after that."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ def cached(
         result = compute(inputs, context.execution)
         with replacing(path) as temporary:
             save(result, temporary)
+    # So that what is still read is not old, see `sharpeye.runs.cleaning`.
+    os.utime(path)
     return load(path)
 
 

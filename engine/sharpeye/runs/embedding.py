@@ -1,5 +1,6 @@
 """The stage that turns images into features of a frozen network, once for all runs on the same images."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -47,6 +48,7 @@ def embedded(context: RunContext, source: Source, images: LabeledImages) -> Labe
             write_features(source, rows, encoder, path, device, report, divisor)
 
         with_smaller_batches(attempt, execution.note)
+    os.utime(path)
     return replace(images, images=open_features(path, len(images)))
 
 

@@ -142,6 +142,30 @@ def test_a_copy_a_day_and_the_newest_ones_stay(sound: tuple[Workspace, str]) -> 
     assert len(copies(workspace)) == KEPT
 
 
+def test_old_results_are_listed_and_dropped(sound: tuple[Workspace, str]) -> None:
+    workspace, _ = sound
+    old, new = (
+        workspace.artifact("losses", "0123456789ab", ".safetensors"),
+        workspace.artifact("features", "0b", ".f16"),
+    )
+    save_file({"a": np.arange(1000.0)}, old)
+    os.utime(old, (1, 1))
+    root = str(workspace.root)
+    listed = CliRunner().invoke(main, ["clean", "--workspace", root], input="n\n")
+    assert listed.exit_code == 1
+    assert "losses (1 files; old: 1, 0.0 MB)" in listed.output
+    assert old.exists()
+    dropped = CliRunner().invoke(main, ["clean", "--yes", "--workspace", root])
+    assert dropped.exit_code == 0, dropped.output
+    assert not old.exists()
+    assert new.exists()
+    assert "nothing is older" in CliRunner().invoke(main, ["clean", "--workspace", root]).output
+    with store.store(workspace) as connection:
+        connection.execute("UPDATE runs SET state = 'queued'")
+    busy = CliRunner().invoke(main, ["clean", "--older-than", "0", "--yes", "--workspace", root])
+    assert (busy.exit_code, "clean when it is done" in busy.output) == (2, True)
+
+
 def test_a_run_makes_again_what_was_cut_off(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     train, check = make_folder("train", 12, wrong=2, seed=1), make_folder("check", 6, seed=2)
     options = {"validation": str(check), "budget": "fast", "workspace": tmp_path / "ws"}

@@ -1,6 +1,8 @@
 import os
 import sqlite3
+import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -173,3 +175,12 @@ def test_rounds_follow_one_another_and_runs_have_names(workspace: Workspace) -> 
         row = store.get_run(connection, "third")
         assert (row.name, row.remark) == ("after lunch", None)
         assert row.title == "after lunch · third"
+
+
+def test_a_workspace_has_one_secret_whoever_asks_first(workspace: Workspace) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: workspace.secret(), range(64)))
+    assert len(found) == 1
+    assert stat.S_IMODE((workspace.root / "secret").stat().st_mode) == 0o600
+    assert stat.S_IMODE(workspace.root.stat().st_mode) == 0o700
+    assert not list(workspace.root.glob(".secret*"))
