@@ -1,5 +1,5 @@
-"""One server for a team: 20 people who decide and 30 who look, for five minutes, with 100,000 decisions in the
-store.
+"""One server for a team: 20 people who decide and 30 who look, for five minutes, with 100,000 decisions in
+the store.
 
     pytest -m benchmark tests/benchmarks/test_server_load.py -s
 

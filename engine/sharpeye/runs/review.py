@@ -34,6 +34,7 @@ SUSPECTS_AHEAD = 100
 # Over the last of so many decisions, hits are compared with those predicted.
 RECENT = 50
 STATES = ("open", *VERDICTS)
+READING = threading.Lock()
 # Verdicts without a label that say that the given one is wrong.
 SAY_WRONG = [STATES.index("none")]
 EVIDENCE_COLUMNS = ("likely_labels", "likely_probabilities", "candidate_classes", "candidate_scores")
@@ -333,7 +334,9 @@ def open_review(workspace: Workspace, run: str) -> Review:
         dataset = connection.execute("SELECT dataset FROM runs WHERE id = ?", (run,)).fetchone()
         if dataset is None:
             raise InputError(f"run {run} was deleted")
-        review = _read_review(workspace, run, str(dataset[0]), folder.scores.stat().st_mtime_ns)
+        with READING:
+            # Else everybody who comes at once reads it for themselves.
+            review = _read_review(workspace, run, str(dataset[0]), folder.scores.stat().st_mtime_ns)
         review.refresh(connection)
     return review
 
