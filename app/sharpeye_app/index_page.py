@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 SCRIPT = b"<script>window.__streamlit = { BACKEND_BASE_URL: location.origin };</script>"
 # Streamlit's captions, and a chosen part of a control, have less contrast than WCAG AA asks for.
 STYLE = b"""<style>
-.stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 2rem; }
+.stMainBlockContainer { padding-top: 4.5rem !important; padding-bottom: 2rem !important; }
 [data-testid="stCaptionContainer"] { opacity: .82 !important; }
 [data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] :is(p, code) {
   color: inherit !important; }
