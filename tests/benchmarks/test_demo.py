@@ -18,7 +18,7 @@ from rich.table import Table
 
 from sharpeye.runs.workspace import Workspace
 from tests.benchmarks.reporting import publish
-from tests.browser.driving import answers, chromium, free_port
+from tests.browser.driving import answers, chromium, free_port, reviewing
 from tests.engine.runs.watching import kill_all
 
 PATIENCE = 600_000
@@ -50,6 +50,7 @@ def test_demo(tmp_path: Path, browser: Browser) -> None:
         "--workspace",
         str(workspace.root),
         "--no-browser",
+        "--no-token",
         "--port",
         str(port),
     ]
@@ -57,7 +58,9 @@ def test_demo(tmp_path: Path, browser: Browser) -> None:
     process = subprocess.Popen(command)
     try:
         rows = newcomer(
-            browser.new_page(viewport={"width": 1280, "height": 870}), f"http://127.0.0.1:{port}", started
+            reviewing(browser, "ann", viewport={"width": 1280, "height": 870}).new_page(),
+            f"http://127.0.0.1:{port}",
+            started,
         )
         for scheme in ("light", "dark"):
             for width in (1280, 1920):
@@ -101,7 +104,8 @@ def newcomer(page: Page, url: str, started: float) -> list[tuple[str, float, int
 def photograph(browser: Browser, url: str, scheme: str, width: int) -> None:
     """A picture of every page."""
     SHOTS.mkdir(parents=True, exist_ok=True)
-    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": width * 17 // 25})  # type: ignore[arg-type]
+    size = {"width": width, "height": width * 17 // 25}
+    context = reviewing(browser, "ann", color_scheme=scheme, viewport=size)
     for name, drawn in DRAWN.items():
         page = context.new_page()
         page.goto(f"{url}/{name}")

@@ -66,7 +66,7 @@ def test_the_app_takes_no_code_from_the_current_folder(
     hostile: Path, workspace: Workspace, command: str
 ) -> None:
     port = free_port()
-    options = ["--workspace", str(workspace.root), "--port", str(port), "--no-browser"]
+    options = ["--workspace", str(workspace.root), "--port", str(port), "--no-browser", "--no-token"]
     app = subprocess.Popen([str(COMMAND), command, *options], cwd=hostile, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}"))

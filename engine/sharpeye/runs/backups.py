@@ -1,5 +1,6 @@
 """Daily copies of the store, in the workspace."""
 
+import os
 import shutil
 import sqlite3
 import time
@@ -20,7 +21,8 @@ def back_up(connection: sqlite3.Connection, workspace: Workspace) -> Path | None
     if target.exists():
         return None
     workspace.backups.mkdir(exist_ok=True)
-    temporary = target.with_suffix(".tmp")
+    # Others may copy at the same moment.
+    temporary = target.with_suffix(f".{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     connection.execute("VACUUM INTO ?", (str(temporary),))
     temporary.replace(target)
