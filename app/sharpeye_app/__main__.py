@@ -1,33 +1,21 @@
-"""Start the app on a workspace: python -m sharpeye_app WORKSPACE [--host H] [--port N] [--root DIR] …."""
+"""Start the app on a workspace: python -m sharpeye_app WORKSPACE, with the options of `sharpeye serve`."""
 
 import sys
 
 import click
 
+from sharpeye.commands.options import SERVER, ServerOptions
 from sharpeye.errors import InputError
-from sharpeye_app.server import Listening, serve
+from sharpeye_app.server import serve
 
 
 @click.command()
 @click.argument("workspace")
-@click.option("--host", default="127.0.0.1")
-@click.option("--port", type=int)
-@click.option("--root", "roots", multiple=True)
-@click.option("--allowed-host", "allowed_hosts", multiple=True)
-@click.option("--token/--no-token", default=True)
-@click.option("--browser/--no-browser", default=True)
-def main(
-    workspace: str,
-    host: str,
-    port: int | None,
-    roots: tuple[str, ...],
-    allowed_hosts: tuple[str, ...],
-    token: bool,
-    browser: bool,
-) -> None:
+@SERVER
+def main(workspace: str, server: ServerOptions) -> None:
     """Serve the app until interrupted."""
     try:
-        serve(workspace, Listening(host, port, roots, allowed_hosts, token, browser))
+        serve(workspace, server)
     except InputError as error:
         click.echo(f"sharpeye: {error}", err=True)
         sys.exit(2)

@@ -3,7 +3,6 @@
 import os
 import socket
 import webbrowser
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
 
@@ -13,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import sharpeye_app.data_plots  # noqa: F401 - plotly is imported before the first page waits for it
+from sharpeye.commands.options import ServerOptions
 from sharpeye.data.remote import is_address
 from sharpeye.errors import InputError
 from sharpeye.runs.supervisor import ensure_supervisor
@@ -30,28 +30,7 @@ EVERYWHERE = ("0.0.0.0", "::")
 BROWSER_AFTER = 1.5
 
 
-@dataclass(frozen=True)
-class Listening:
-    """Where the app listens, and to whom.
-
-    Attributes:
-        host: address to listen on.
-        port: None takes the first free one from FIRST_PORT on.
-        roots: folders and addresses that people may use through the app; none for any.
-        allowed_hosts: names under which the app may be asked, beside its own.
-        token: whether it asks for a token.
-        browser: whether to open one.
-    """
-
-    host: str
-    port: int | None
-    roots: tuple[str, ...]
-    allowed_hosts: tuple[str, ...]
-    token: bool
-    browser: bool
-
-
-def serve(workspace: str, listening: Listening) -> None:
+def serve(workspace: str, listening: ServerOptions) -> None:
     """Serve the app until interrupted.
 
     Args:

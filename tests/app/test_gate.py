@@ -8,9 +8,10 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from sharpeye.commands.options import ServerOptions
 from sharpeye.errors import InputError
 from sharpeye_app.access import HEADERS, Gate, is_loopback
-from sharpeye_app.server import Listening, serve
+from sharpeye_app.server import serve
 
 TOKEN = "0123456789abcdef"
 HOST = "127.0.0.1:8501"
@@ -131,4 +132,4 @@ def test_others_reach_the_app_by_token_and_within_roots_alone(
     roots: tuple[str, ...], token: bool, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        serve("/nowhere", Listening("0.0.0.0", None, roots, (), token, False))
+        serve("/nowhere", ServerOptions("0.0.0.0", None, roots, (), token, False))

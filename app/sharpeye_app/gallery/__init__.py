@@ -18,7 +18,7 @@ from sharpeye.runs.review import ReviewSummary
 
 _HERE = Path(__file__).parent
 # A component is one script, so the modules that the gallery imports are put before it.
-_MODULES = ("elements.mjs", "queue.mjs", "commands.mjs", "dialogs.mjs")
+_MODULES = ("elements.mjs", "queue.mjs", "commands.mjs", "evidence.mjs", "dialogs.mjs")
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./[a-z]+\.mjs";\n', re.MULTILINE)
 
 

@@ -1,5 +1,6 @@
 import { commandOf, commandsOf, keyTitle } from "./commands.mjs";
 import { openKeys, openPicker, openViewer } from "./dialogs.mjs";
+import { evidenceParts, nameOf, opinionOf } from "./evidence.mjs";
 import { keepSetting, makeButton, makeElement, makePicture, setting } from "./elements.mjs";
 import { DecisionQueue } from "./queue.mjs";
 
@@ -7,8 +8,6 @@ import { DecisionQueue } from "./queue.mjs";
 const galleries = new WeakMap();
 const TURN_TAKES = 8000;
 const MOVES = ["next", "previous", "below", "above"];
-// Below this probability of the suggestion, a card says that it is unsure.
-const SURE = 0.7;
 const HEADERS = { "content-type": "application/json", "x-sharpeye": "1" };
 
 export default function (component) {
@@ -87,8 +86,9 @@ function update(gallery, data) {
   gallery.data = data;
   if (queue.run !== data.run) Object.assign(gallery, { waitingForStep: false, waitingForLabels: false, waitingKeys: [] });
   if (otherRun) gallery.classPictures = null;
-  queue.open(data.run);
+  // What an earlier page left unsent goes out at once, and needs to say what this page knows.
   gallery.head = data.head;
+  queue.open(data.run);
   gallery.commands = commandsOf(data.verdicts, gallery.ownKeys);
   const rows = [data.run, data.blind, data.who, ...data.cards.map((card) => [card.row, card.same.length])].join();
   const truths = data.cards.map((card) => card.truth).join();
@@ -140,7 +140,7 @@ function turnPage(gallery, by) {
   gallery.askPage(by);
 }
 
-const className = (gallery, label) => gallery.data.classes[label] ?? "a class that this run lacks";
+const className = (gallery, label) => nameOf(gallery.data.classes, label);
 
 function drawKeys(gallery) {
   const shown = ["accept", "keep", "pick", "skip", "look", "undo"].map((name) => {
@@ -158,13 +158,6 @@ function drawCards(gallery) {
   else gallery.panel.replaceChildren(makeElement("div", "name", "No image to show."));
 }
 
-// What a card says of its label: that it looks right, what it should be, or that this is not sure.
-function opinionOf(gallery, card) {
-  const sure = card.confidence >= SURE;
-  if (card.suggested === card.given) return sure ? "looks right" : "unsure";
-  return `→ ${className(gallery, card.suggested)}${sure ? "" : "? (unsure)"}`;
-}
-
 function makeCard(gallery, card, index) {
   const element = makeElement("div", "card");
   element.tabIndex = -1;
@@ -173,7 +166,7 @@ function makeCard(gallery, card, index) {
   element.dataset.row = card.row;
   element.dataset.id = card.id;
   const labels = makeElement("div", "labels"), facts = makeElement("div", "facts"), text = makeElement("div", "text");
-  labels.append(makeElement("span", "given", className(gallery, card.given)), makeElement("span", "suggested", opinionOf(gallery, card)));
+  labels.append(makeElement("span", "given", className(gallery, card.given)), makeElement("span", "suggested", opinionOf(card, gallery.data.classes)));
   facts.append(
     makeElement("span", "", `rank ${card.rank.toLocaleString()}`),
     makeElement("span", "", `${Math.round(100 * card.confidence)} % sure`),
@@ -211,7 +204,7 @@ function setVerdict(gallery, index, verdict, label) {
   const changes = gives === "suggested" || gives === "chosen" ? className(gallery, label) : "";
   if (badge) element.append(makeElement("span", "badge", `${badge} ${changes}`.trim()));
   const state = verdict === "open" ? "open" : `${badge} ${changes}`.trim();
-  element.setAttribute("aria-label", `${card.id}: labelled ${className(gallery, card.given)}, ${opinionOf(gallery, card)}, ${state}`);
+  element.setAttribute("aria-label", `${card.id}: labelled ${className(gallery, card.given)}, ${opinionOf(card, gallery.data.classes)}, ${state}`);
 }
 
 function showVerdict(gallery, row, verdict, label) {
@@ -373,63 +366,13 @@ function keepNote(gallery, card, text) {
 // Apart from what stands above it, which may have the keyboard's focus when it comes.
 function drawEvidence(gallery) {
   const card = gallery.cards[gallery.focus], evidence = evidenceOf(gallery, card);
-  const parts = evidence ? evidenceParts(gallery, card, evidence) : [];
+  const parts = evidence ? evidenceParts(card, evidence, gallery.data.classes, (label) => decide(gallery, "relabel", label)) : [];
   gallery.panel.querySelector(".evidence").replaceChildren(...parts);
   if (gallery.viewer) showInViewer(gallery);
   if (evidence && gallery.waitingForLabels) {
     gallery.waitingForLabels = false;
     takeWaitingKeys(gallery);
   }
-}
-
-function evidenceParts(gallery, card, evidence) {
-  const given = className(gallery, card.given), suggested = className(gallery, card.suggested), parts = [];
-  parts.push(makeElement("h3", "", `P(label is wrong) ${Math.round(100 * card.wrong)} %`));
-  const sentence = reason(gallery, card, evidence);
-  if (sentence) parts.push(makeElement("p", "reason", sentence));
-  const bars = makeElement("div", "bars");
-  evidence.labels.forEach((label, at) => {
-    const kind = label === suggested ? "suggested" : label === given ? "given" : "", share = evidence.probabilities[at];
-    const bar = makeElement("i", kind), name = makeButton("", () => decide(gallery, "relabel", gallery.data.classes.indexOf(label)), `label ${kind}`);
-    if (at < 9) name.append(makeElement("kbd", "", String(at + 1)), " ");
-    name.append(label + (label === given ? " (given)" : ""));
-    bar.style.width = `${Math.max(1, 100 * share)}%`;
-    bars.append(name, bar, makeElement("span", "share", share >= 0.995 ? "100 %" : share < 0.005 ? "< 1 %" : `${Math.round(100 * share)} %`));
-  });
-  parts.push(makeElement("h3", "", "Probability of each label"), bars);
-  const neighbours = [[suggested, evidence.near_suggested]];
-  if (card.suggested !== card.given) neighbours.push([given, evidence.near_given]);
-  for (const [label, addresses] of neighbours) {
-    if (!addresses.length) continue;
-    parts.push(makeElement("h3", "", evidence.trusted ? `Most alike among trusted “${label}”` : `Most alike among the surest “${label}”`));
-    const near = makeElement("div", "near");
-    near.append(...addresses.map((source) => makePicture(source, `${evidence.trusted ? "Trusted" : "Sure"} ${label}`)));
-    parts.push(near);
-  }
-  const scores = makeElement("details", "scores"), list = makeElement("div", "bars"), most = Math.max(...evidence.scores, 1e-30);
-  scores.append(makeElement("summary", "", "Influence under each label (short: plausible)"));
-  evidence.candidates.forEach((label, at) => {
-    // The most plausible ones, and always the given one, which among many classes is seldom one of them.
-    if (at >= 10 && label !== given) return;
-    const bar = makeElement("i", label === suggested ? "suggested" : label === given ? "given" : "");
-    bar.style.width = `${Math.max(0, (100 * evidence.scores[at]) / most)}%`;
-    list.append(makeElement("span", "", label + (label === given ? " (given)" : "")), bar, makeElement("span", "share", evidence.scores[at].toPrecision(2)));
-  });
-  scores.append(list);
-  parts.push(scores);
-  return parts;
-}
-
-// Why, in one sentence: "18 of the 20 trusted images most like it are Ankle boot; Sneaker gets 7 %."
-function reason(gallery, card, evidence) {
-  const given = className(gallery, card.given), suggested = className(gallery, card.suggested);
-  const near = evidence.near_labels, of = evidence.trusted ? "trusted images" : "surest images";
-  const count = near.filter((label) => label === suggested).length;
-  const neighbours = near.length ? `${count} of the ${near.length} ${of} most like it are ${suggested}` : "";
-  const at = evidence.labels.indexOf(given), share = at < 0 ? 0 : Math.round(100 * evidence.probabilities[at]);
-  const label = card.suggested === card.given ? "" : `the given label ${given} gets ${share} %`;
-  const text = [neighbours, label].filter(Boolean).join("; ");
-  return text ? `${text[0].toUpperCase()}${text.slice(1)}.` : "";
 }
 
 function drawBar(gallery, summary) {
@@ -577,8 +520,8 @@ function lookClosely(gallery) {
 
 function showInViewer(gallery) {
   const card = gallery.cards[gallery.focus], place = `${gallery.data.run}/${card.row}`;
-  const evidence = evidenceOf(gallery, card), parts = evidence ? evidenceParts(gallery, card, evidence) : [];
-  const name = makeElement("div", "name", `${card.id}: labelled ${className(gallery, card.given)}, ${opinionOf(gallery, card)}`);
+  const evidence = evidenceOf(gallery, card), parts = evidence ? evidenceParts(card, evidence, gallery.data.classes, (label) => decide(gallery, "relabel", label)) : [];
+  const name = makeElement("div", "name", `${card.id}: labelled ${className(gallery, card.given)}, ${opinionOf(card, gallery.data.classes)}`);
   if (gallery.viewer.row !== card.row || evidence) gallery.viewer.show(`/originals/${place}`, card.picture, `Image ${card.id}`, [name, ...parts]);
   gallery.viewer.row = card.row;
 }

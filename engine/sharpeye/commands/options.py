@@ -54,7 +54,16 @@ def method_names(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Where the app listens, and to whom; see `sharpeye_app.server.Listening`."""
+    """Where the app listens, and to whom.
+
+    Attributes:
+        host: address to listen on.
+        port: None takes the first free one.
+        roots: folders and addresses that people may use through the app; none for any.
+        allowed_hosts: names under which the app may be asked, beside its own.
+        token: whether it asks for a token.
+        browser: whether to open one.
+    """
 
     host: str
     port: int | None
