@@ -25,18 +25,25 @@ _remember = st.components.v2.component(
 )
 
 
+def has_accounts() -> bool:
+    """Whether log-in is configured, by the section `auth` of Streamlit's secrets."""
+    return "is_logged_in" in st.user.to_dict()
+
+
 def account() -> str | None:
-    """The name of the account that a person is logged in with, where there are accounts."""
-    if not getattr(st.user, "is_logged_in", False):
-        return None
-    return str(st.user.get("email") or st.user.get("name") or st.user.get("sub"))
+    """The name of the account that a person is logged in with; None without."""
+    person = st.user.to_dict()
+    known = person.get("email") or person.get("name") or person.get("sub")
+    return str(known) if person.get("is_logged_in") and known else None
 
 
 def known_name() -> str | None:
-    """The name of whoever looks at the page, where it is known by now."""
-    name = account() or st.session_state.get("reviewer") or unquote(st.context.cookies.get(COOKIE, ""))
+    """The name of whoever looks at the page, where it is known by now; where there are accounts, only that of
+    one counts."""
+    kept = unquote(st.context.cookies.get(COOKIE, ""))
+    name = account() if has_accounts() else st.session_state.get("reviewer") or kept
     try:
-        return valid_name(name)
+        return valid_name(name or "")
     except InputError:
         return None
 
@@ -44,6 +51,10 @@ def known_name() -> str | None:
 def reviewer() -> str:
     """The name of whoever looks at the page; the page ends here, with a question, where it is not known."""
     name = known_name()
+    if name is None and has_accounts():
+        st.info("Decisions are kept under the name of an account.")
+        st.button("Log in", type="primary", on_click=st.login)
+        st.stop()
     if name is None:
         ask_name()
         st.info("Decisions are kept under a name. Load this page again to be asked once more.")

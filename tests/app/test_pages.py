@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from sharpeye.runs.reports import write_report
 from sharpeye.runs.review import Review
 from sharpeye.runs.store import get_run, register_dataset, store
 from sharpeye.runs.workspace import Workspace
+from sharpeye_app import reviewer
 from sharpeye_app.parts import in_page_words
 from sharpeye_app.readers import workspace
 from tests.app.conftest import forget
@@ -208,6 +210,26 @@ def test_export_offers_every_file_that_the_command_writes(review: Review, tmp_pa
         for file in EXPORTED_FILES:
             content = exported_content(connection, workspace(), get_run(connection, review.run), file)
             assert (tmp_path / "out" / file.name).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("person", "name"),
+    [
+        ({}, "ann"),
+        ({"is_logged_in": False}, None),
+        ({"is_logged_in": False, "email": "eve@x.org"}, None),
+        ({"is_logged_in": True, "email": "zoe@x.org", "name": "Zoe"}, "zoe@x.org"),
+        ({"is_logged_in": True, "sub": "1a2b"}, "1a2b"),
+        ({"is_logged_in": True}, None),
+    ],
+)
+def test_where_there_are_accounts_only_their_names_count(
+    monkeypatch: pytest.MonkeyPatch, person: dict[str, object], name: str | None
+) -> None:
+    monkeypatch.setattr(reviewer.st, "user", SimpleNamespace(to_dict=lambda: person))
+    monkeypatch.setattr(reviewer.st, "session_state", {"reviewer": "ann"})
+    monkeypatch.setattr(reviewer.st, "context", SimpleNamespace(cookies={reviewer.COOKIE: "bob"}))
+    assert reviewer.known_name() == name
 
 
 def test_the_app_imports_no_torch() -> None:

@@ -17,7 +17,7 @@ from sharpeye_app.parts import address, chosen_review
 from sharpeye_app.pictures import picture_url
 from sharpeye_app.readers import review as read_review
 from sharpeye_app.readers import workspace
-from sharpeye_app.reviewer import account, ask_name, reviewer, role_of, signature
+from sharpeye_app.reviewer import ask_name, has_accounts, reviewer, role_of, signature
 from sharpeye_app.routes import state_of
 
 SECOND_OPINIONS, DISAGREEMENTS = "second opinions for me", "disagreements"
@@ -292,7 +292,7 @@ with bar.container(horizontal=True, horizontal_alignment="right"):
     ):
         st.session_state.pop("view")
         st.rerun()
-    if account() is None and st.button(who, icon=":material/person:", help="Review under another name"):
+    if not has_accounts() and st.button(who, icon=":material/person:", help="Review under another name"):
         ask_name()
 confused = st.expander(
     f"{len(rows):,} images in this view · which classes are confused",
