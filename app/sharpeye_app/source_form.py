@@ -24,14 +24,16 @@ EXPLAINED = {
     "demo": "6,000 Fashion-MNIST images; a fifth of the labels are wrong, on purpose. 1,500 more are the "
     "clean validation split.",
     "files": "A folder (or a zip or tar file) with one folder a class: `photos/cat/1.jpg`, or `train/` and "
-    "`validation/` folders of these. Or a table of paths and labels: CSV, TSV, JSON lines, Parquet; a data "
-    "set of Hugging Face; annotations of Label Studio, FiftyOne, COCO or CVAT. Or one of these elsewhere: "
-    "`s3://…`, `gs://…`, `https://…`, `hf:NAME`.",
+    "`validation/` folders of these. Or a table of paths and labels. Or one of these elsewhere, as `s3://…`.",
     "upload": "An archive of class folders, or a table with its images. They are kept in the workspace.",
     "torchvision": "A classification data set of torchvision by its class name, such as `CIFAR10`. "
     "Downloaded where possible.",
     "cifar-n": "torchvision's CIFAR with the official file of human labels beside it.",
 }
+READ = (
+    "Tables are CSV, TSV, JSON lines or Parquet; a data set of Hugging Face; annotations of Label Studio, "
+    "FiftyOne, COCO or CVAT. Addresses are s3://, gs://, az:// and https://, and hf:NAME."
+)
 CHECKED = (
     "Another source of clean images",
     "A share of the training labels can be trusted",
@@ -58,7 +60,11 @@ def ask_source() -> RunConfig | None:
         if kind in ("torchvision", "cifar-n"):
             train = ask_torchvision(kind, options)
         else:
-            train = ask_upload() if kind == "upload" else ask_path("Training images", "train", "/data/photos")
+            train = (
+                ask_upload()
+                if kind == "upload"
+                else ask_path("Training images", "train", "/data/photos", READ)
+            )
             ask_columns(train, options)
             validation, how = ask_validation(options)
     except InputError as error:

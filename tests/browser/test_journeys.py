@@ -32,6 +32,8 @@ def choose(page: Page, label: str, option: str) -> None:
     """Pick an option of a select box, once those of the page before are gone."""
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     field = page.get_by_label(label, exact=True)
+    # The list closes where the page scrolls under it.
+    field.evaluate("(element) => element.scrollIntoView({ block: 'center' })")
     field.click()
     page.get_by_role("option", name=option, exact=True).click()
 
