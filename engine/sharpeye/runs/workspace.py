@@ -258,7 +258,7 @@ def open_workspace(folder: str) -> Workspace:
         )
     workspace = Workspace(root)
     try:
-        if not root.exists():
+        if not root.is_dir():
             root.mkdir(parents=True)
             # Pictures and decisions are nobody else's business.
             root.chmod(0o700)
