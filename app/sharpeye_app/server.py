@@ -2,9 +2,11 @@
 
 import os
 import socket
+import sqlite3
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 
 import click
 import streamlit as st
@@ -19,7 +21,7 @@ from sharpeye.runs.supervisor import ensure_supervisor
 from sharpeye.runs.workspace import open_workspace
 from sharpeye_app.access import Gate, is_loopback, token_of
 from sharpeye_app.index_page import IndexPage
-from sharpeye_app.readers import WORKSPACE_VARIABLE
+from sharpeye_app.readers import WORKSPACE_VARIABLE, review, reviewable_runs
 from sharpeye_app.roots import ROOTS_VARIABLE
 from sharpeye_app.routes import ROUTES
 
@@ -70,9 +72,17 @@ def serve(workspace: str, listening: ServerOptions) -> None:
             Middleware(IndexPage),
         ],
     )
+    Thread(target=read_latest, daemon=True).start()
     if listening.browser:
         Timer(BROWSER_AFTER, webbrowser.open, [address]).start()
     app.run(config={**SETTINGS, "server.address": host, "server.port": chosen, "server.headless": True})
+
+
+def read_latest() -> None:
+    """Read the latest run, so that whoever opens its review first does not wait for that."""
+    with suppress(InputError, OSError, sqlite3.Error):
+        for row in reviewable_runs()[:1]:
+            review(row.id)
 
 
 def _root(text: str) -> str:
