@@ -235,19 +235,30 @@ def show_progress(row: RunRow) -> None:
         column.metric(name, value)
 
 
-def seconds_left(row: RunRow, step: Progress) -> float | None:
-    """How long a run still takes, by what was estimated for its data and model; None where nothing was."""
-    config = row.run_config()
+@st.cache_data(max_entries=8)
+def estimated_seconds(config_text: str) -> float | None:
+    """What a run takes by what was estimated for its data and model; None where nothing was. Kept, since a
+    page that watches a run asks every second.
+
+    Args:
+        config_text: the run's configuration, as JSON.
+    """
+    config = RunConfig.from_json(config_text)
     known = (one for one in inspections(workspace()) if one.config.data.train == config.data.train)
     inspected = next(known, None)
-    if inspected is None or inspected.report.result is None or row.started is None:
+    if inspected is None or inspected.report.result is None:
         return None
-    wanted = (config.model, config.tune)
-    for one in inspected.report.result.estimates:
-        if (one.model, one.tune) == wanted:
-            left = one.budgets[config.budget].seconds - (time.time() - row.started)
-            return max(left, step.seconds_left)
-    return None
+    estimates = inspected.report.result.estimates
+    found = (one for one in estimates if (one.model, one.tune) == (config.model, config.tune))
+    return next((one.budgets[config.budget].seconds for one in found), None)
+
+
+def seconds_left(row: RunRow, step: Progress) -> float | None:
+    """How long a run still takes; None where nothing was estimated for it."""
+    estimate = estimated_seconds(row.config)
+    if estimate is None or row.started is None:
+        return None
+    return max(estimate - (time.time() - row.started), step.seconds_left)
 
 
 def any_running() -> bool:

@@ -124,7 +124,7 @@ def show_agreement(connection: sqlite3.Connection, review: Review) -> None:
         )
         return
     [everything] = team.agreement(both).to_dict("records")
-    apart = team.disagreements(connection, review.dataset)
+    apart = team.unsettled(both)
     with st.container(horizontal=True):
         st.metric("Images with two opinions", f"{everything['opinions']:,}")
         st.metric("They agree", f"{everything['agree']:.0%}")

@@ -163,9 +163,10 @@ def doctor(repair: bool, workspace: str) -> None:
     left = 0
     found = examine(opened)
     for damage in found:
-        mended = repair and damage.mend is not None
-        if mended and damage.mend is not None:
+        mended = False
+        if repair and damage.mend is not None:
             damage.mend()
+            mended = True
         left += not mended
         click.echo(f"{damage.path}: {damage.reason}; {'' if mended else 'not mended: '}{damage.remedy}")
     if not found:

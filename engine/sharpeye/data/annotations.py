@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
+from sharpeye.data.folders import relative
 from sharpeye.errors import InputError
 
 # Of an image, its label, and who gave it.
@@ -111,7 +112,7 @@ def _fiftyone_samples(samples: list[Any], folder: Path) -> list[tuple[str, str, 
         }
         label = labels.get("ground_truth") or (next(iter(labels.values())) if len(labels) == 1 else None)
         if label is not None:
-            rows.append((_below(str(sample["filepath"]), folder), str(label), ""))
+            rows.append((relative(folder, str(sample["filepath"])), str(label), ""))
     return rows
 
 
@@ -128,11 +129,6 @@ def _fiftyone_labels(content: dict[str, Any], folder: Path) -> list[tuple[str, s
         if label is not None:
             rows.append((files.get(name, name), str(label), ""))
     return rows
-
-
-def _below(path: str, folder: Path) -> str:
-    """A path relative to a folder, where it lies below it."""
-    return Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else path
 
 
 def _cvat(root: ElementTree.Element) -> list[tuple[str, str, str]]:

@@ -54,7 +54,7 @@ def walk(root: Path, follow_links: bool) -> tuple[list[PurePosixPath], list[tupl
     visited: set[str] = set()
 
     def unreadable(error: OSError) -> None:
-        skipped.append((_relative(root, str(error.filename)), f"unreadable folder ({error.strerror})"))
+        skipped.append((relative(root, str(error.filename)), f"unreadable folder ({error.strerror})"))
 
     for folder, below, names in os.walk(root, onerror=unreadable, followlinks=follow_links):
         at = PurePosixPath(Path(folder).relative_to(root).as_posix())
@@ -122,5 +122,6 @@ def _encodable(entry: Entry) -> str:
     return name
 
 
-def _relative(root: Path, path: str) -> str:
+def relative(root: Path, path: str) -> str:
+    """A path relative to a folder, where it lies below it."""
     return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else path

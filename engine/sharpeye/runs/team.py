@@ -205,7 +205,11 @@ def opinions(connection: sqlite3.Connection, dataset: str) -> pd.DataFrame:
 
 def disagreements(connection: sqlite3.Connection, dataset: str) -> list[str]:
     """Images on which a second opinion differs from the decision, and that nobody decided again since."""
-    both = opinions(connection, dataset)
+    return unsettled(opinions(connection, dataset))
+
+
+def unsettled(both: pd.DataFrame) -> list[str]:
+    """The images of `opinions` whose two opinions differ, and that nobody decided again since."""
     return sorted(set(both["image"][(both["first"] != both["second"]) & ~both["settled"]]))
 
 
