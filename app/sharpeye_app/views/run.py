@@ -30,7 +30,7 @@ from sharpeye.runs.decisions import head
 from sharpeye.runs.inspection import Inspection, inspections
 from sharpeye.runs.result import OutdatedResult, RunResult, read_result
 from sharpeye.runs.second_round import second_round, takes_decisions
-from sharpeye.runs.stages import stages_of
+from sharpeye.runs.stages import CANARIES, FIGURES, MAP, stages_of
 from sharpeye.runs.store import FINISHED, RunRow
 from sharpeye.runs.supervisor import ensure_supervisor
 from sharpeye_app.parts import in_page_words, plain
@@ -377,7 +377,9 @@ def confirm_delete(row: RunRow) -> None:
 
 def show_result(result: RunResult, config: RunConfig) -> None:
     """What a run computed."""
-    reused = [stage for stage in stages_of(config) if stage not in result.stage_seconds]
+    # The last stages come after the result, which does not know what they took.
+    known = (*result.stage_seconds, MAP, CANARIES, FIGURES)
+    reused = [stage for stage in stages_of(config) if stage not in known]
     share = result.expected_wrong / result.n
     facts = {
         "images": f"{result.n:,}",
