@@ -37,6 +37,11 @@ Or type the token:</p>
 <form><label>Token <input name="token" autofocus autocomplete="off"></label> <button>Open</button></form>
 </body></html>"""
 
+# Asked for again by this server's own page, it comes with the cookie.
+COME_AGAIN = (
+    """<!doctype html><html lang="en"><title>Sharpeye</title><meta http-equiv="refresh" content="0"></html>"""
+)
+
 
 def is_loopback(host: str) -> bool:
     """Whether an address to listen on is reached from this machine alone."""
@@ -78,6 +83,13 @@ class Asked:
             return False
         return urlsplit(origin.decode("latin-1")).netloc != self.headers.get(b"host", b"").decode("latin-1")
 
+    def arrives(self) -> bool:
+        """Whether somebody comes in from a page of another site, by a link or from a log-in there: browsers
+        leave out strict cookies then."""
+        names = (b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest")
+        coming = [self.headers.get(name) for name in names]
+        return self.method == "GET" and coming == [b"cross-site", b"navigate", b"document"]
+
     def cookie_name(self) -> str:
         """Browsers do not tell cookies of one host apart by its ports."""
         return f"{COOKIE}_{self.port}"
@@ -95,7 +107,8 @@ class Gate:
     """Middleware: refuses what pages of other addresses send, and whoever does not know the token; adds
     headers that keep pages to this server.
 
-    A token in the address becomes a cookie that no script reads and no other site sends.
+    A token in the address becomes a cookie that no script reads and no other site sends. Who follows a link
+    from another site is let ask again.
     """
 
     def __init__(self, app: ASGIApp, token: str | None):
@@ -136,7 +149,7 @@ class Gate:
             return answer
         if hmac.compare_digest(asked.cookie().encode(), self.token.encode()):
             return None
-        return HTMLResponse(ASK, 403)
+        return HTMLResponse(COME_AGAIN) if asked.arrives() else HTMLResponse(ASK, 403)
 
 
 def with_headers(send: Send) -> Send:

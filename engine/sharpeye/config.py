@@ -34,6 +34,7 @@ DEFAULT_METHODS = (
     "val_loss",
     "val_loss_posterior",
     "margin",
+    "cleanlab",
 )
 # On frozen features, and without a clean split, the noise posterior ranks better than any influence (see the
 # benchmarks).
@@ -45,10 +46,9 @@ POSTERIOR_FIRST = (
     "fvm_posterior",
     "val_loss",
     "margin",
+    "cleanlab",
 )
 DEMO_METHODS = ("fvm", "vm", *DEFAULT_METHODS[1:])
-# Confident learning, a plain baseline; it takes an array of images by classes.
-CLEANLAB = "cleanlab"
 # What the paper compares with. All take the network as it was trained on the given labels.
 CLASSICAL_METHODS = ("lissa", "tracin", "tracin_self", "datainf", "gex")
 

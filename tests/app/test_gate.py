@@ -97,6 +97,17 @@ def test_the_token_becomes_a_cookie_that_no_script_reads() -> None:
     assert connects(client)
 
 
+def test_a_link_from_another_site_asks_again_before_it_asks_for_the_token() -> None:
+    client = app(TOKEN)
+    arriving = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert 'http-equiv="refresh"' in client.get("/oauth2callback?code=1", headers=arriving).text
+    for header, other in (("site", "same-origin"), ("mode", "cors"), ("dest", "iframe")):
+        answer = client.get("/", headers=arriving | {f"sec-fetch-{header}": other})
+        assert answer.status_code == 403
+        assert "asks for its token" in answer.text
+    assert client.post("/decisions/a", headers=arriving).status_code == 403
+
+
 def test_a_token_leads_to_no_other_host() -> None:
     answer = app(TOKEN).get(f"http://{HOST}//example.org/?token={TOKEN}")
     assert answer.headers["location"] == "/example.org/"

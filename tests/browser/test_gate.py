@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -70,35 +71,63 @@ def test_the_token_opens_the_app_and_stays_with_the_browser(
     context.close()
 
 
-def test_a_page_of_another_port_reaches_nothing(browser: Browser, app: tuple[App, Workspace, str]) -> None:
-    running, workspace, run = app
-    host = running.url.removeprefix("http://")
+def test_a_link_from_another_site_leads_in(browser: Browser, app: tuple[App, Workspace, str]) -> None:
+    """As from a mail, or back from a log-in elsewhere: strict cookies are not sent with such a request."""
+    running, workspace, _ = app
+    link = f'<a href="{running.url}/review">review</a>'.encode()
+    context = reviewing(browser, "ann")
+    page = context.new_page()
+    with site(link) as elsewhere:
+        page.goto(f"{running.url}/?token={token_of(workspace.secret())}")
+        page.goto(elsewhere.replace("127.0.0.1", "localhost"))
+        page.get_by_role("link", name="review").click()
+        page.locator(".card.focus img").wait_for()
+        stranger = browser.new_page()
+        stranger.goto(elsewhere.replace("127.0.0.1", "localhost"))
+        stranger.get_by_role("link", name="review").click()
+        expect(stranger.get_by_role("heading", name="This app asks for its token")).to_be_visible()
+        stranger.close()
+    context.close()
 
-    class Attacker(BaseHTTPRequestHandler):
+
+@contextmanager
+def site(content: bytes) -> Iterator[str]:
+    """A server with one page; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("content-type", "text/html")
             self.end_headers()
-            self.wfile.write(ATTACK.replace("HOST", host).replace("RUN", run).encode())
+            self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Attacker)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    context = reviewing(browser, "ann")
-    page = context.new_page()
-    # Whoever visits it is logged in to the app.
-    page.goto(f"{running.url}/?token={token_of(workspace.secret())}")
-    page.goto(f"http://127.0.0.1:{server.server_port}/")
-    page.wait_for_function("document.title.startsWith('[')")
-    socket, _, framed = json.loads(page.title())
-    assert socket == "closed"
-    assert framed == "elsewhere"
-    assert page.frames[1].evaluate("document.body.innerText.includes('decided')") is False
-    with store(workspace) as connection:
-        assert [row.id for row in list_runs(connection)] == [run]
-        assert read_log(connection, "dataset").empty
-    context.close()
+    yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
+
+
+def test_a_page_of_another_port_reaches_nothing(browser: Browser, app: tuple[App, Workspace, str]) -> None:
+    running, workspace, run = app
+    host = running.url.removeprefix("http://")
+
+    attack = ATTACK.replace("HOST", host).replace("RUN", run).encode()
+    with site(attack) as attacker:
+        context = reviewing(browser, "ann")
+        page = context.new_page()
+        # Whoever visits it is logged in to the app.
+        page.goto(f"{running.url}/?token={token_of(workspace.secret())}")
+        page.goto(attacker)
+        page.wait_for_function("document.title.startsWith('[')")
+        socket, _, framed = json.loads(page.title())
+        assert socket == "closed"
+        assert framed == "elsewhere"
+        assert page.frames[1].evaluate("document.body.innerText.includes('decided')") is False
+        with store(workspace) as connection:
+            assert [row.id for row in list_runs(connection)] == [run]
+            assert read_log(connection, "dataset").empty
+        context.close()

@@ -11,7 +11,6 @@ from sharpeye.config import (
     AUTO,
     BUDGETS,
     CLASSICAL_METHODS,
-    CLEANLAB,
     CURVATURES,
     DEMO_METHODS,
     OPTIMIZERS,
@@ -95,7 +94,7 @@ def ask_config(data: RunConfig) -> RunConfig:
     with st.expander("Advanced options", icon=":material/tune:"):
         methods = st.multiselect(
             "Methods (the first ranks the images)",
-            [*DEMO_METHODS, CLEANLAB, *CLASSICAL_METHODS],
+            [*DEMO_METHODS, *CLASSICAL_METHODS],
             list(data.methods),
             placeholder="The usual ones",
             help="cleanlab is confident learning, a plain baseline. lissa, tracin, datainf and gex are what "

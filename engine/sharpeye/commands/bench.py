@@ -89,7 +89,7 @@ OPTIONS = (
         "--method",
         "methods",
         metavar="A,B,…",
-        help="Methods.  [default: all but vm and cleanlab; on a pre-trained model the usual ones]",
+        help="Methods.  [default: all but vm; on a pre-trained model the usual ones]",
     ),
     DEVICE,
     WORKSPACE,

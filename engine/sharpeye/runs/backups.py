@@ -1,15 +1,17 @@
 """Daily copies of the store, in the workspace."""
 
-import os
 import shutil
 import sqlite3
 import time
 from contextlib import closing, suppress
 from pathlib import Path
 
+from sharpeye.files import replacing
 from sharpeye.runs.workspace import Workspace
 
 KEPT = 7
+# After the name of a store, and before a time, where it was put aside.
+DAMAGED = ".damaged-"
 
 
 def back_up(connection: sqlite3.Connection, workspace: Workspace) -> Path | None:
@@ -20,12 +22,8 @@ def back_up(connection: sqlite3.Connection, workspace: Workspace) -> Path | None
     target = workspace.backups / f"workspace-{time.strftime('%Y-%m-%d')}.db"
     if target.exists():
         return None
-    workspace.backups.mkdir(exist_ok=True)
-    # Others may copy at the same moment.
-    temporary = target.with_suffix(f".{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    connection.execute("VACUUM INTO ?", (str(temporary),))
-    temporary.replace(target)
+    with replacing(target) as temporary:
+        connection.execute("VACUUM INTO ?", (str(temporary),))
     for old in copies(workspace)[KEPT:]:
         old.unlink(missing_ok=True)
     return target
@@ -56,27 +54,44 @@ def restore(workspace: Workspace) -> Path | None:
     whole = next((copy for copy in copies(workspace) if not database_problem(copy)), None)
     if whole is None:
         return None
-    damaged = workspace.database.with_name(f"workspace.db.damaged-{int(time.time())}")
-    for suffix in ("", "-wal", "-shm"):
-        part = Path(f"{workspace.database}{suffix}")
+    database, kept = workspace.database, f"{workspace.database.name}{DAMAGED}"
+    # Copied, and only then replaced: whenever this is cut short, it can be done again.
+    now = time.time_ns()
+    for suffix in ("-wal", ""):
+        part = Path(f"{database}{suffix}")
         if part.exists():
-            part.replace(f"{damaged}{suffix}")
-    shutil.copyfile(whole, workspace.database)
-    with closing(sqlite3.connect(workspace.database, isolation_level=None)) as connection:
-        _salvage(connection, damaged)
+            with replacing(database.with_name(f"{kept}{now}{suffix}")) as temporary:
+                shutil.copyfile(part, temporary)
+    since = whole.stat().st_mtime
+    damaged = [
+        path
+        for path in sorted(workspace.root.glob(f"{kept}*[0-9]"), reverse=True)
+        if path.stat().st_mtime >= since
+    ]
+    with replacing(database) as restored:
+        shutil.copyfile(whole, restored)
+        with closing(sqlite3.connect(restored, isolation_level=None)) as connection:
+            for path in damaged:
+                _salvage(connection, path)
+        # They belong to the damaged store.
+        for suffix in ("-wal", "-shm"):
+            Path(f"{database}{suffix}").unlink(missing_ok=True)
     return whole
 
 
 def _salvage(connection: sqlite3.Connection, damaged: Path) -> None:
     """Add rows of a damaged store that are newer than those of its copy, as far as they can be read."""
-    with suppress(sqlite3.Error):
-        connection.execute("ATTACH ? AS damaged", (f"file:{damaged}?mode=ro",))
     last = connection.execute("SELECT coalesce(max(seq), 0) FROM actions").fetchone()[0]
-    for table, condition in (("datasets", ""), ("runs", ""), ("actions", f"WHERE seq > {last}")):
-        with suppress(sqlite3.Error):
-            connection.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM damaged.{table} {condition}")
+    newer = {
+        **dict.fromkeys(("datasets", "runs", "people", "assignments", "gold", "added_classes"), "true"),
+        "actions": f"seq > {last}",
+        "decisions": f"action > {last} AND action IN (SELECT seq FROM actions)",
+    }
     with suppress(sqlite3.Error):
-        connection.execute(
-            f"INSERT OR IGNORE INTO decisions SELECT * FROM damaged.decisions WHERE action > {last} "
-            "AND action IN (SELECT seq FROM actions)"
-        )
+        connection.execute("ATTACH ? AS damaged", (str(damaged),))
+        for table, condition in newer.items():
+            with suppress(sqlite3.Error):
+                connection.execute(
+                    f"INSERT OR IGNORE INTO {table} SELECT * FROM damaged.{table} WHERE {condition}"
+                )
+        connection.execute("DETACH damaged")

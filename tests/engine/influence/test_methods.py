@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cleanlab.rank import get_label_quality_scores
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -18,6 +19,7 @@ from sharpeye.data.noise import flip_labels
 from sharpeye.errors import InputError
 from sharpeye.influence.base import Candidates, Evaluation, ScoringContext
 from sharpeye.influence.baselines import margin, val_loss
+from sharpeye.influence.confident_learning import confident_learning
 from sharpeye.influence.evaluation import view_influence
 from sharpeye.influence.methods import METHODS, MINIMUM_METHODS, TRAJECTORY_METHODS, select_methods
 from sharpeye.influence.noise_posterior import NoisePosterior, count_deviation, noise_posterior
@@ -50,6 +52,19 @@ def test_influence_reads_the_given_label_and_suggests_the_lowest() -> None:
     assert influence(scoring).influence.tolist() == [4.0, 16.0]
     assert influence(scoring).candidates.best().tolist() == [1, 0]
     np.testing.assert_allclose(normalized_influence(scoring).influence, [4 / 2, 16 / (5.5 / 3)])
+
+
+def test_confident_learning_is_cleanlab_s() -> None:
+    """Also with a class that no image has, and candidates in another order."""
+    rng = np.random.default_rng(2)
+    p, labels = rng.dirichlet(np.full(5, 0.3), 300), rng.integers(0, 4, 300)
+    scoring = context(-np.log(p), labels)
+    quality = get_label_quality_scores(labels, p, method="self_confidence", adjust_pred_probs=True)
+    np.testing.assert_allclose(confident_learning(scoring).influence, 1 - quality)
+    order = rng.permuted(np.broadcast_to(np.arange(5), p.shape), axis=1)
+    losses = np.take_along_axis(-np.log(p), order, 1)
+    shuffled = replace(scoring, evaluation=replace(scoring.evaluation, classes=order, losses=losses))
+    np.testing.assert_allclose(confident_learning(shuffled).influence, 1 - quality)
 
 
 @given(
