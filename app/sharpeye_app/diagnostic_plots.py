@@ -28,12 +28,12 @@ PHASES = {
 SYMBOLS = {"pretrain": "circle", "erm": "x", "flat": "diamond"}
 MEASURES = {
     "accuracy": "validation accuracy",
-    "loss": "validation loss",
-    "sharpness": "sharpness R^γ − R",
-    "noisy sharpness": "sharpness under noise",
-    "top eigenvalue": "largest Hessian eigenvalue",
-    "trace": "Hessian trace",
-    "gradient": "length of the validation gradient",
+    "loss": "validation loss R, nats",
+    "sharpness": "sharpness R^γ − R, nats",
+    "noisy sharpness": "sharpness under noise, nats",
+    "top eigenvalue": "largest eigenvalue of the Hessian of R",
+    "trace": "trace of the Hessian of R",
+    "gradient": "length of the gradient of R",
 }
 LOGARITHMIC = ("sharpness", "noisy sharpness", "top eigenvalue", "trace", "loss", "gradient")
 CAPTION = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
@@ -53,28 +53,39 @@ def methods_in(checkpoints: pd.DataFrame) -> list[str]:
     return [name for name in METHOD_NAMES if f"auc {name}" in checkpoints]
 
 
-def against_measure(checkpoints: pd.DataFrame, measure: str) -> go.Figure:
-    """Figure 2: each method's AUC over the checkpoints, against accuracy, loss or sharpness."""
-    figure = go.Figure()
-    for method in methods_in(checkpoints):
-        for phase, rows in checkpoints.groupby("phase", sort=False):
-            figure.add_scatter(
-                x=rows[measure],
-                y=rows[f"auc {method}"],
-                mode="lines+markers",
-                name=METHOD_NAMES[method],
-                legendgroup=method,
-                showlegend=phase == checkpoints["phase"].iloc[0],
-                line={"color": METHOD_COLOURS[method], "width": 1},
-                marker={"symbol": SYMBOLS[str(phase)], "size": 9},
-                customdata=rows[["epoch"]].assign(phase=PHASES[str(phase)]).to_numpy(),
-                hovertemplate="%{customdata[1]}, epoch %{customdata[0]}: %{x:.3g}, AUC %{y:.3f}<extra>"
-                + METHOD_NAMES[method]
-                + "</extra>",
-            )
-    figure.update_xaxes(title=MEASURES[measure], type="log" if measure in LOGARITHMIC else "linear")
-    figure.update_yaxes(title="detection AUC")
-    return figure.update_layout(height=440, margin={**MARGIN, "t": 60}, legend=CAPTION)
+def against_measures(checkpoints: pd.DataFrame, measures: Sequence[str]) -> go.Figure:
+    """Figure 2: each method's AUC over the checkpoints, against measures such as accuracy and sharpness, side
+    by side."""
+    figure = make_subplots(rows=1, cols=len(measures), shared_yaxes=True, horizontal_spacing=0.04)
+    for column, measure in enumerate(measures, 1):
+        for method in methods_in(checkpoints):
+            for phase, rows in checkpoints.groupby("phase", sort=False):
+                figure.add_scatter(
+                    x=rows[measure],
+                    y=rows[f"auc {method}"],
+                    error_x={"array": rows[f"{measure} error"], "thickness": 1, "width": 2}
+                    if f"{measure} error" in rows
+                    else None,
+                    mode="lines+markers",
+                    name=METHOD_NAMES[method],
+                    legendgroup=method,
+                    showlegend=column == 1 and phase == checkpoints["phase"].iloc[0],
+                    line={"color": METHOD_COLOURS[method], "width": 1},
+                    marker={"symbol": SYMBOLS[str(phase)], "size": 9},
+                    customdata=rows[["epoch"]].assign(phase=PHASES[str(phase)]).to_numpy(),
+                    hovertemplate="%{customdata[1]}, epoch %{customdata[0]}: %{x:.3g}, AUC %{y:.3f}<extra>"
+                    + METHOD_NAMES[method]
+                    + "</extra>",
+                    row=1,
+                    col=column,
+                )
+        scale = "log" if measure in LOGARITHMIC else "linear"
+        figure.update_xaxes(title=MEASURES[measure], type=scale, row=1, col=column)
+    for phase in checkpoints["phase"].unique():
+        marker = {"symbol": SYMBOLS[phase], "size": 9, "color": "#8b949e"}
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=PHASES[phase], marker=marker)
+    figure.update_yaxes(title="detection AUC", col=1)
+    return figure.update_layout(height=460, margin={**MARGIN, "t": 80}, legend=CAPTION)
 
 
 def along_flat_training(checkpoints: pd.DataFrame) -> go.Figure:
@@ -143,23 +154,6 @@ def distributions(table: pd.DataFrame, name: str) -> go.Figure:
     return figure.update_layout(height=320, margin={**MARGIN, "t": 60}, legend={**CAPTION, "y": 1.12})
 
 
-def error_bound(checkpoints: pd.DataFrame) -> go.Figure:
-    """The bound of Theorem 3.2 beside the share of wrong signs that is observed, checkpoint by checkpoint."""
-    places = [
-        f"{phase} {epoch}" for phase, epoch in zip(checkpoints["phase"], checkpoints["epoch"], strict=True)
-    ]
-    figure = go.Figure()
-    for column, title, colour in (
-        ("error bound", "bound exp(−2μ²/R²)", "#5b6ee1"),
-        ("sign error", "observed share of wrong signs", "#d9622b"),
-    ):
-        figure.add_scatter(
-            x=places, y=checkpoints[column], mode="lines+markers", name=title, line={"color": colour}
-        )
-    figure.update_yaxes(title="P(wrong sign)", range=[0, 1.02])
-    return figure.update_layout(height=320, margin={**MARGIN, "t": 40}, legend=CAPTION)
-
-
 def landscapes(table: pd.DataFrame) -> go.Figure:
     """The validation risk around the plain and around the flat minimum, on one scale."""
     rows = table[table["figure"] == "landscape"]
@@ -195,18 +189,20 @@ def landscapes(table: pd.DataFrame) -> go.Figure:
 def rank_correlation(scores: pd.DataFrame) -> go.Figure:
     """Spearman's correlation between the methods' rankings."""
     table = scores.rank().corr()
+    others = table.to_numpy()[~np.eye(len(table), dtype=bool)]
     figure = go.Figure(
         go.Heatmap(
-            z=table,
+            z=table.mask(np.eye(len(table), dtype=bool)),
             x=table.columns,
             y=table.index,
-            zmin=-1,
-            zmax=1,
-            colorscale="RdBu",
-            text=table.round(2),
+            # From the least to the most alike, so that differences between close methods show.
+            zmin=others.min(initial=1.0),
+            zmax=others.max(initial=-1.0),
+            colorscale="Viridis",
+            text=table.round(3),
             texttemplate="%{text}",
-            hovertemplate="%{y} and %{x}: %{z:.3f}<extra></extra>",
-            colorbar={"thickness": 12},
+            hovertemplate="%{y} and %{x}: %{z:.4f}<extra></extra>",
+            colorbar={"title": "Spearman's ρ", "thickness": 12},
         )
     )
     figure.update_yaxes(autorange="reversed")

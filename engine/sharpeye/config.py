@@ -52,6 +52,9 @@ DEMO_METHODS = ("fvm", "vm", *DEFAULT_METHODS[1:])
 # What the paper compares with. All take the network as it was trained on the given labels.
 CLASSICAL_METHODS = ("lissa", "tracin", "tracin_self", "datainf", "gex")
 
+# Of the figures: the ball in which sharpness looks for the worst risk, and the relative length of its noise.
+SHARPNESS_RADIUS, SHARPNESS_NOISE = 0.05, 0.2
+
 
 @dataclass(frozen=True)
 class SourceOptions:

@@ -142,8 +142,6 @@ def write_figures(workspace: Workspace, run: str) -> None:
             for number, name in enumerate(
                 (
                     *diagnostic_plots.MEASURES,
-                    "sign error",
-                    "error bound",
                     *(f"auc {m}" for m in diagnostic_plots.METHOD_NAMES),
                 )
             ):

@@ -129,7 +129,6 @@ def test_diagnostics_offer_the_figures_and_show_them(review: Review) -> None:
         "Figure 3a",
         "Figure 3b",
         "The loss landscape",
-        "The error bound",
     ]
     for measure in ("sharpness", "loss"):
         at.segmented_control(key="measure").set_value(measure).run()

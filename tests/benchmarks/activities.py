@@ -172,7 +172,7 @@ def check_migrated(folder: Path, finished: int) -> None:
         number = int(root.name.removeprefix("old-"))
         workspace = Workspace(root)
         # The copy of the old store, which a person would make again, may be cut off, and so its removal.
-        if number < finished - 1 or (number == finished and workspace.database.stat().st_size == 0):
+        if number < finished - 1 or (number == finished and not workspace.database.exists()):
             continue
         if number == finished and database_problem(workspace.database):
             assert workspace.database.stat().st_size < (folder / "old.db").stat().st_size

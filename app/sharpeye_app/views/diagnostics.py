@@ -5,6 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
+from sharpeye.config import SHARPNESS_NOISE, SHARPNESS_RADIUS
 from sharpeye.errors import InputError
 from sharpeye.runs.review import Review
 from sharpeye.runs.store import get_run, store
@@ -15,6 +16,20 @@ from sharpeye_app.submission import submit
 
 # Pairs of classes that are listed where a picture of all of them is too fine.
 TOP_PAIRS = 30
+# What the measures beside the accuracy are; R is the validation risk, θ the parameters, n their number.
+FORMULAS = {
+    "loss": r"R(\theta) = -\tfrac{1}{M}\textstyle\sum_j \log p_\theta(y_j \mid x_j)",
+    "sharpness": r"R^\gamma(\theta) - R(\theta) = \max_{\lVert\delta\rVert \le \gamma} R(\theta + \delta) - "
+    r"R(\theta),\qquad \gamma = %g" % SHARPNESS_RADIUS,
+    "noisy sharpness": r"\mathbb{E}_\varepsilon\, R(\theta + \varepsilon) - R(\theta),\qquad "
+    r"\lVert\varepsilon_f\rVert \approx %g\,\lVert\theta_f\rVert \text{ for each filter } f"
+    % SHARPNESS_NOISE,
+    "top eigenvalue": r"\lambda_{\max}(\nabla^2 R(\theta)) \text{ by power iteration, with } "
+    r"\lVert Hv - \lambda v\rVert",
+    "trace": r"\operatorname{tr} \nabla^2 R(\theta) = \mathbb{E}\, v^\top \nabla^2 R\, v,\ v_i = \pm 1, "
+    r"\text{ with its standard error}",
+    "gradient": r"\lVert \nabla R(\theta) \rVert",
+}
 
 
 @st.cache_data(max_entries=2)
@@ -63,25 +78,24 @@ def show(table: pd.DataFrame) -> None:
     flat, early = checkpoints[checkpoints["phase"] == "flat"], checkpoints[checkpoints["phase"] == "pretrain"]
     st.subheader("Figure 2: influence, accuracy and sharpness over training")
     measure = st.segmented_control(
-        "Against",
-        list(diagnostic_plots.MEASURES),
-        default="accuracy",
+        "Beside the accuracy",
+        [name for name in diagnostic_plots.MEASURES if name != "accuracy"],
+        default="sharpness",
         format_func=diagnostic_plots.MEASURES.__getitem__,
         required=True,
         key="measure",
         bind="query-params",
     )
     st.plotly_chart(
-        diagnostic_plots.against_measure(checkpoints, measure or "accuracy"),
-        alt=f"AUC against {measure}",
+        diagnostic_plots.against_measures(checkpoints, ("accuracy", measure or "sharpness")),
+        alt=f"AUC against accuracy and {measure}",
         key="figure2",
     )
+    st.latex(FORMULAS.get(measure or "sharpness", FORMULAS["sharpness"]))
     if len(early):
         st.caption(
-            f"Circles: {diagnostic_plots.PHASES['pretrain']}; crosses: {diagnostic_plots.PHASES['erm']}; "
-            f"diamonds: {diagnostic_plots.PHASES['flat']}. While the "
-            f"network learns the given labels, its validation accuracy goes {from_to(early, 'accuracy')} and "
-            "the AUC of the new influence "
+            f"While the network learns the given labels, its validation accuracy goes "
+            f"{from_to(early, 'accuracy')} and the AUC of the new influence "
             f"{from_to(early, 'auc influence')}; that of LiSSA {from_to(early, 'auc lissa')}."
         )
     st.subheader("Figure 3a: classical and new influence while flat training proceeds")
@@ -130,22 +144,6 @@ def show(table: pd.DataFrame) -> None:
         "under noise "
         f"{plain_end['noisy sharpness']:.3f} and {flat_end['noisy sharpness']:.3f}."
     )
-    st.subheader("The error bound")
-    st.plotly_chart(
-        diagnostic_plots.error_bound(checkpoints), alt="Error bound and observed error", key="bound"
-    )
-    holds = (checkpoints["sign error"] <= checkpoints["error bound"]).all()
-    st.caption(
-        "Theorem 3.2 bounds the chance that first-order influence has the wrong sign by exp(−2μ²/R^γ(θ)²). "
-        "Here μ is the mean size of what "
-        "the validation risk really does when θ moves along an image's gradient, and R^γ the worst risk in "
-        "the same ball. "
-        + (
-            "The bound holds at every checkpoint, but it is loose."
-            if holds
-            else "The observed share exceeds the bound somewhere: it assumes more than holds here."
-        )
-    )
     with st.expander("All numbers"):
         st.dataframe(checkpoints, hide_index=True)
         st.download_button(
@@ -155,6 +153,28 @@ def show(table: pd.DataFrame) -> None:
             icon=":material/download:",
             on_click="ignore",
         )
+
+
+def show_found(review: Review) -> None:
+    """What people found wrong beside what the run predicted."""
+    found = [decile for decile in review.deciles() if decile.decided]
+    if not found:
+        return
+    st.subheader("What the review found")
+    table = pd.DataFrame(
+        {
+            "P(wrong)": [f"{decile.low:.0%} to {decile.high:.0%}" for decile in found],
+            "decided": [decile.decided for decile in found],
+            "predicted wrong": [decile.predicted for decile in found],
+            "found wrong": [decile.found for decile in found],
+        }
+    )
+    formats = {"predicted wrong": st.column_config.NumberColumn(format="%.1f")}
+    st.dataframe(table, hide_index=True, height="content", width="content", column_config=formats)
+    st.caption(
+        "The number of wrong labels still expected follows what was found: the odds of the open images in a "
+        "row are corrected by its decisions. Skipped images stay open."
+    )
 
 
 left, _ = st.columns([3, 4])
@@ -181,6 +201,7 @@ st.caption(
     "holds where errors strike at random within a class, the upper end where they strike the pictures that "
     "the network doubts too. Errors that look right to the network cannot be counted."
 )
+show_found(review)
 path = review.folder.diagnostics
 if path.exists():
     if review.truth is None:

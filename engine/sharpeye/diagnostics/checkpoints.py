@@ -1,11 +1,10 @@
-"""The data of the paper's Figures 2 and 3, of its error bound, and of the loss landscape: one table for all.
+"""The data of the paper's Figures 2 and 3, and of the loss landscape: one table for all.
 
 Columns: `figure` (trajectory, distribution, landscape), `phase` (pretrain, erm, flat), `epoch`, `name`, `x`,
 `y`, `value`.
 """
 
 import hashlib
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
 
+from sharpeye.config import SHARPNESS_NOISE, SHARPNESS_RADIUS
 from sharpeye.curvature.fit import fit_curvature
 from sharpeye.curvature.linearization import predict
 from sharpeye.data.dataset import Images, LabeledImages, SelectedImages
@@ -22,10 +22,8 @@ from sharpeye.diagnostics.landscape import risk_slice
 from sharpeye.diagnostics.sharpness import (
     Parameters,
     Risk,
-    dot,
     gradient,
     hessian_trace,
-    moved,
     noisy_risk,
     norm,
     risk_of,
@@ -42,17 +40,16 @@ from sharpeye.training.batches import read_batches
 from sharpeye.training.models import Classifier
 from sharpeye.training.trainer import Snapshot
 
-RADIUS = 0.05
-SIGMA = 0.2
 SHARPNESS_IMAGES = 128
-BOUND_IMAGES = 48
 LANDSCAPE_REACH = 0.5
 RANKED_IMAGES = 2000
+# Of the training set, for the classical methods' curvature and ensemble.
+TRAINING_IMAGES = 4096
 VALIDATION_IMAGES = 1000
 # One image in so many of the validation split becomes a canary.
 CANARY_SHARE = 3
 BINS = np.linspace(-6, 4, 61)
-CLASSICAL = ("lissa", "tracin", "datainf")
+CLASSICAL = ("lissa", "datainf")
 # The members of an ensemble are trained for each checkpoint: only where the paper's Figure 2 looks.
 PRETRAIN_ONLY = ("gex",)
 
@@ -112,10 +109,15 @@ def labels_of_canaries(
 
 
 def checkpoint_rows(
-    context: TrajectoryContext, known: KnownLabels, phase: str, snapshot: Snapshot, curvature: str
+    context: TrajectoryContext,
+    known: KnownLabels,
+    phase: str,
+    snapshot: Snapshot,
+    curvature: str,
+    traced: np.ndarray,
 ) -> pd.DataFrame:
-    """All that is measured at one checkpoint: validation accuracy, loss and sharpness, the error bound, each
-    method's AUC, and how the influence of right and of wrong labels is distributed.
+    """All that is measured at one checkpoint: validation accuracy, loss and sharpness, each method's AUC, and
+    how the influence of right and of wrong labels is distributed.
 
     Args:
         context: of the run; its validation split gives gradients, curvature and sharpness.
@@ -123,6 +125,7 @@ def checkpoint_rows(
         phase: `pretrain`, `erm` or `flat`.
         snapshot: the checkpoint.
         curvature: kind of curvature of the new influence.
+        traced: TracIn over the checkpoints up to this one, (N,).
     """
     context = replace(context, snapshots=(snapshot,), images=known.images, labels=known.labels)
     values, distributions = _influence(context, known, curvature)
@@ -131,6 +134,7 @@ def checkpoint_rows(
         values[f"auc {name}"] = float(roc_auc_score(known.wrong, scores))
         if name == "lissa":
             distributions["lissa"] = scores / max(float(np.abs(scores).mean()), 1e-30)
+    values["auc tracin"] = float(roc_auc_score(known.wrong, traced))
     values |= _sharpness(context)
     rows: Rows = [{"figure": "trajectory", "name": name, "value": value} for name, value in values.items()]
     for name, scores in distributions.items():
@@ -204,7 +208,7 @@ def validation_risk(context: TrajectoryContext, model: Classifier) -> tuple[Risk
 
 
 def _sharpness(context: TrajectoryContext) -> dict[str, float]:
-    """Accuracy, loss and sharpness on the validation split, and the error bound there."""
+    """Accuracy, loss and sharpness on the validation split; what is estimated at random with its error."""
     model = context.trained()
     right, losses = [], []
     for rows, batch in read_batches(
@@ -217,52 +221,19 @@ def _sharpness(context: TrajectoryContext) -> dict[str, float]:
     risk, at = validation_risk(context, model)
     with torch.no_grad():
         here = float(risk(at))
-    worst = worst_risk(risk, at, RADIUS)
-    slope = gradient(risk, at)
+    worst = worst_risk(risk, at, SHARPNESS_RADIUS)
+    eigenvalue, eigenvalue_error = top_eigenvalue(risk, at)
+    trace, trace_error = hessian_trace(risk, at)
     return {
         "accuracy": float(np.concatenate(right).mean()),
         "loss": float(np.concatenate(losses).mean()),
         "sharpness": worst - here,
-        "noisy sharpness": noisy_risk(risk, at, SIGMA) - here,
-        "top eigenvalue": top_eigenvalue(risk, at),
-        "trace": hessian_trace(risk, at),
-        "gradient": norm(slope),
-        **_error_bound(context, model, risk, at, slope, here, worst),
-    }
-
-
-def _error_bound(
-    context: TrajectoryContext,
-    model: Classifier,
-    risk: Risk,
-    at: Parameters,
-    slope: Parameters,
-    here: float,
-    worst: float,
-) -> dict[str, float]:
-    """Theorem 3.2, P[sgn I ≠ sgn I*] ≤ exp(−2μ²/R^γ(θ)²), beside the share of wrong signs that is observed.
-
-    For some images, θ goes a length γ along −g(x, y), the step that more weight on the image would take; I*
-    is what the validation risk then does, I its first-order estimate, and μ the mean |I*|. R^γ is the worst
-    risk in the same ball.
-    """
-    rows = np.unique(np.linspace(0, len(context.labels) - 1, BOUND_IMAGES).astype(int))
-    wrong_signs: list[bool] = []
-    changes: list[float] = []
-    for _, image in read_batches(context.images, rows, 1, context.device):
-        label = torch.from_numpy(context.labels[rows[len(changes)]][None]).to(context.device)
-        direction = gradient(risk_of(model, image, label), at)
-        length = -RADIUS / max(norm(direction), 1e-30)
-        with torch.no_grad():
-            actual = float(risk(moved(at, direction, length))) - here
-        wrong_signs.append((actual > 0) != (length * dot(slope, direction) > 0))
-        changes.append(abs(actual))
-    mean = float(np.mean(changes))
-    return {
-        "sign error": float(np.mean(wrong_signs)),
-        "mean change": mean,
-        "worst risk": worst,
-        "error bound": math.exp(-2 * mean**2 / max(worst, 1e-30) ** 2),
+        "noisy sharpness": noisy_risk(risk, at, SHARPNESS_NOISE) - here,
+        "top eigenvalue": eigenvalue,
+        "top eigenvalue error": eigenvalue_error,
+        "trace": trace,
+        "trace error": trace_error,
+        "gradient": norm(gradient(risk, at)),
     }
 
 

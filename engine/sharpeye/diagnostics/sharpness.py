@@ -1,6 +1,7 @@
 """How sharp a risk is around some parameters: in the worst direction, on average, and by its Hessian."""
 
 from collections.abc import Callable
+from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ Risk = Callable[[Parameters], Tensor]
 
 ASCENT_STEPS = 10
 NOISE_SAMPLES = 8
-POWER_STEPS = 8
-TRACE_SAMPLES = 4
+POWER_STEPS = 60
+CONVERGED = 0.05
+TRACE_SAMPLES = 16
 
 
 def trained_parameters(model: Classifier) -> Parameters:
@@ -86,24 +88,32 @@ def noisy_risk(risk: Risk, at: Parameters, sigma: float, seed: int = 0) -> float
     return total / NOISE_SAMPLES
 
 
-def top_eigenvalue(risk: Risk, at: Parameters, seed: int = 0) -> float:
-    """Eigenvalue of ∇²R of largest magnitude, by power iteration."""
+def top_eigenvalue(risk: Risk, at: Parameters, seed: int = 0) -> tuple[float, float]:
+    """Eigenvalue of ∇²R of largest magnitude, and how far from it an eigenvalue lies at most.
+
+    By power iteration v ← Hv/‖Hv‖ until λ = vᵀHv has an eigenvalue within CONVERGED·|λ|: one lies within
+    ‖Hv − λv‖ of it, as H is symmetric; or for POWER_STEPS steps.
+    """
     vector = scaled(random_like(at, seed), 1.0)
-    value = 0.0
+    value = error = 0.0
     for _ in range(POWER_STEPS):
         product = hessian_product(risk, at, vector)
         value = dot(vector, product)
+        error = norm(moved(product, vector, -value))
+        if error <= CONVERGED * abs(value):
+            break
         vector = scaled(product, 1.0)
-    return value
+    return value, error
 
 
-def hessian_trace(risk: Risk, at: Parameters, seed: int = 0) -> float:
-    """tr ∇²R, by Hutchinson's estimator: the mean of vᵀ∇²Rv over TRACE_SAMPLES random sign vectors v."""
-    total = 0.0
+def hessian_trace(risk: Risk, at: Parameters, seed: int = 0) -> tuple[float, float]:
+    """tr ∇²R by Hutchinson's estimator, and its standard error: the mean of vᵀ∇²Rv over TRACE_SAMPLES random
+    sign vectors v."""
+    values = []
     for sample in range(TRACE_SAMPLES):
         signs = {name: value.sign() for name, value in random_like(at, seed + sample).items()}
-        total += dot(signs, hessian_product(risk, at, signs))
-    return total / TRACE_SAMPLES
+        values.append(dot(signs, hessian_product(risk, at, signs)))
+    return fmean(values), stdev(values) / TRACE_SAMPLES**0.5
 
 
 def random_like(at: Parameters, seed: int) -> Parameters:

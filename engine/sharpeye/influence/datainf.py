@@ -40,7 +40,7 @@ def datainf(context: TrajectoryContext) -> Scores:
 
 def swapped_inverse(context: TrajectoryContext, model: Classifier, vector: Vector) -> Vector:
     """1/n Σ_i (g_i g_iᵀ + λ_l I)⁻¹v, layer by layer."""
-    count = len(context.labels)
+    count = len(context.learned[1])
     squares = dict.fromkeys(vector, 0.0)
     for gradients in training_gradients(context, model):
         for name, layer in gradients.items():
@@ -61,6 +61,7 @@ def training_gradients(context: TrajectoryContext, model: Classifier) -> Iterato
     """g_i under the given labels, batch by batch (K = 1)."""
     layers = select_layers(model, context.parameters)
     size = batch_size(model, context.parameters)
-    for rows, batch in read_batches(context.images, np.arange(len(context.images)), size, context.device):
+    images, labels = context.learned
+    for rows, batch in read_batches(images, np.arange(len(images)), size, context.device):
         _, p, jacobian = linearize(model, layers, batch, context.parameters)
-        yield jacobian(residuals(p, context.labels[rows])[None])
+        yield jacobian(residuals(p, labels[rows])[None])

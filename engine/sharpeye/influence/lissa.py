@@ -31,8 +31,8 @@ def lissa_influence(context: TrajectoryContext) -> Scores:
     """
     model = context.trained()
     # Class folders come class by class, and a batch of one class is no sample of H.
-    order = np.random.default_rng(context.seed).permutation(len(context.images))
-    images = SelectedImages(context.images, order)
+    learned, _ = context.learned
+    images = SelectedImages(learned, np.random.default_rng(context.seed).permutation(len(learned)))
     batches: Callable[[], GradientBatches] = partial(
         fisher_batches, model, context.parameters, images, context.device, context.seed
     )

@@ -6,6 +6,7 @@ from sharpeye.curvature.identity import IdentityCurvature
 from sharpeye.influence.base import Candidates, Scores
 from sharpeye.influence.evaluation import evaluate
 from sharpeye.influence.trajectory import TrajectoryContext, as_scores, influence_along, validation_gradient
+from sharpeye.training.trainer import Snapshot
 
 
 def tracin(context: TrajectoryContext) -> Scores:
@@ -15,13 +16,14 @@ def tracin(context: TrajectoryContext) -> Scores:
 
     Against the mean validation gradient.
     """
-    total = np.zeros(())
-    for snapshot in context.snapshots:
-        model = context.at(snapshot)
-        total = total + snapshot.step_size * influence_along(
-            context, model, validation_gradient(context, model)
-        )
+    total = sum((tracin_at(context, snapshot) for snapshot in context.snapshots), np.zeros(()))
     return as_scores(total, context.labels)
+
+
+def tracin_at(context: TrajectoryContext, snapshot: Snapshot) -> np.ndarray:
+    """One snapshot's part of `tracin`, for every class, (N, C)."""
+    model = context.at(snapshot)
+    return snapshot.step_size * influence_along(context, model, validation_gradient(context, model))
 
 
 def tracin_self(context: TrajectoryContext) -> Scores:

@@ -69,6 +69,11 @@ class TrajectoryContext:
         scored, trusted = (training.images, training.labels), (validation.images, validation.labels)
         return cls(model, snapshots, *scored, *trusted, parameters, damping, mirrored, device, seed)
 
+    @property
+    def learned(self) -> tuple[Images, np.ndarray]:
+        """Images and given labels that the network was trained on."""
+        return self.trained_on or (self.images, self.labels)
+
     def at(self, snapshot: Snapshot) -> Classifier:
         """The network as it was then."""
         return load_snapshot(self.model, snapshot, self.device)

@@ -37,7 +37,8 @@ def copies(workspace: Workspace) -> list[Path]:
 def database_problem(path: Path) -> str:
     """What is wrong with a file of SQLite; empty where nothing is."""
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        # To be written, too: what a process was killed in is taken back first.
+        with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as connection:
             said = connection.execute("PRAGMA quick_check").fetchone()[0]
             connection.execute("SELECT count(*) FROM runs").fetchone()
             return "" if said == "ok" else str(said)

@@ -18,9 +18,10 @@ from sharpeye.influence import canaries
 from sharpeye.influence.base import Candidates, ScoringContext
 from sharpeye.influence.methods import MINIMUM_METHODS
 from sharpeye.influence.noise_posterior import RELIANCE, NoisePosterior
+from sharpeye.influence.tracin import tracin_at
 from sharpeye.influence.trajectory import TrajectoryContext
 from sharpeye.progress import Progress
-from sharpeye.runs.artifacts import cached
+from sharpeye.runs.artifacts import cached, load_array, save_array
 from sharpeye.runs.context import Execution, RunContext
 from sharpeye.runs.estimates import CanaryEstimates
 from sharpeye.runs.folds import evaluate_held, joined_evaluation
@@ -50,6 +51,7 @@ class FigureInputs:
     Attributes:
         phase: `pretrain`, `erm` or `flat`.
         snapshot: the checkpoint.
+        before: the checkpoints on the way to it.
         landscape: whether the risk around it is drawn.
         validation: gives gradients, curvature and sharpness.
         known: labels that are ranked, as arrays.
@@ -63,6 +65,7 @@ class FigureInputs:
 
     phase: str
     snapshot: Snapshot
+    before: tuple[Snapshot, ...]
     landscape: bool
     validation: LabeledImages
     known: KnownLabels
@@ -106,11 +109,18 @@ def write_figures(context: RunContext, scored: ScoredRun) -> None:
         phase: first_minimum(inside, optimizer, training, validation)
         for phase, optimizer in (("erm", "erm"), ("flat", flat))
     }
-    way = [(phase, snapshot) for phase in minima for snapshot in minima[phase].stages["minimum"].snapshots]
-    if "pretrain" in minima["flat"].stages:
-        way = [("pretrain", one) for one in minima["flat"].stages["pretrain"].snapshots] + way
+    stages = minima["flat"].stages
+    pretrained = stages["pretrain"].snapshots if "pretrain" in stages else ()
+    ways = {"pretrain": pretrained} | {
+        phase: (*pretrained, *minimum.stages["minimum"].snapshots) for phase, minimum in minima.items()
+    }
+    way = [
+        (phase, snapshots[: number + 1])
+        for phase, snapshots in ways.items()
+        for number in range(0 if phase == "pretrain" else len(pretrained), len(snapshots))
+    ]
     tables, started = [], time.monotonic()
-    for number, (phase, snapshot) in enumerate(way):
+    for number, (phase, (*before, snapshot)) in enumerate(way):
         rate = number / max(time.monotonic() - started, 1e-9)
         left = (len(way) - number) / rate if number else 0.0
         execution.report(Progress(FIGURES, number, len(way), "checkpoint", seconds_left=left))
@@ -118,6 +128,7 @@ def write_figures(context: RunContext, scored: ScoredRun) -> None:
         inputs = FigureInputs(
             phase,
             snapshot,
+            tuple(before),
             ends,
             validation,
             known,
@@ -137,7 +148,8 @@ def _measured_at(context: RunContext, inputs: FigureInputs, minimum: Minimum) ->
     """What is measured at one checkpoint."""
 
     def measure(inputs: FigureInputs, execution: Execution) -> pd.DataFrame:
-        validation = inputs.validation
+        validation, training = inputs.validation, inputs.training
+        sample = checkpoints.evenly(len(training), checkpoints.TRAINING_IMAGES)
         rows = checkpoints.evenly(len(validation), checkpoints.VALIDATION_IMAGES)
         # Of this network only its kind matters: a snapshot's weights take the place of its own.
         network = copy.deepcopy(minimum.model)
@@ -153,10 +165,11 @@ def _measured_at(context: RunContext, inputs: FigureInputs, minimum: Minimum) ->
             inputs.mirror,
             execution.device,
             inputs.seed,
-            trained_on=(inputs.training.images, inputs.training.labels),
+            trained_on=(SelectedImages(training.images, sample), training.labels[sample]),
         )
         at = inputs.phase, inputs.snapshot
-        tables = [checkpoints.checkpoint_rows(trajectory, inputs.known, *at, inputs.curvature)]
+        traced = _traced(context, inputs, trajectory)
+        tables = [checkpoints.checkpoint_rows(trajectory, inputs.known, *at, inputs.curvature, traced)]
         if inputs.landscape:
             tables.append(checkpoints.landscape_rows(trajectory, *at))
         return pd.concat(tables, ignore_index=True)
@@ -165,6 +178,31 @@ def _measured_at(context: RunContext, inputs: FigureInputs, minimum: Minimum) ->
         table.to_parquet(path, index=False)
 
     return cached(context, "figure", inputs, measure, save, pd.read_parquet, ".parquet")
+
+
+@dataclass(frozen=True)
+class TracedInputs:
+    """All that decides one checkpoint's part of TracIn on labels that are ranked."""
+
+    snapshot: Snapshot
+    validation: LabeledImages
+    known: KnownLabels
+    parameters: str
+    mirror: bool
+
+
+def _traced(context: RunContext, inputs: FigureInputs, trajectory: TrajectoryContext) -> np.ndarray:
+    """TracIn of the ranked labels over the checkpoints up to one, (N,); each part is computed once."""
+    labels = inputs.known.labels
+    total = np.zeros(len(labels))
+    for snapshot in (*inputs.before, inputs.snapshot):
+        part = TracedInputs(snapshot, inputs.validation, inputs.known, inputs.parameters, inputs.mirror)
+
+        def compute(part: TracedInputs, execution: Execution) -> np.ndarray:
+            return tracin_at(trajectory, part.snapshot)[np.arange(len(labels)), labels]
+
+        total += cached(context, "traced", part, compute, save_array, load_array)
+    return total
 
 
 def write_canaries(context: RunContext, scored: ScoredRun) -> None:

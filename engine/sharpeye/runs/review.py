@@ -24,6 +24,7 @@ from sharpeye.runs.decisions import (
     head,
 )
 from sharpeye.runs.result import RunResult, no_sign, read_result
+from sharpeye.runs.reviewed_estimate import Decile, deciles, revised
 from sharpeye.runs.scores import read_influence, read_row, read_scores
 from sharpeye.runs.store import store
 from sharpeye.runs.team import added_classes, midnight
@@ -48,8 +49,9 @@ class ReviewSummary:
         images: number of scored images.
         decided: images with a decision.
         changed: images whose label changes.
-        expected: wrong labels expected in all.
-        expected_open: the same among the open images.
+        expected: wrong labels expected in all: those found, and those expected among open images.
+        expected_open: the same among the open images, skipped ones too, in the light of what was found, see
+            `sharpeye.runs.reviewed_estimate`.
         interval_open: lowest and highest number of these.
         no_sign: whether there is no sign of any.
         next: number of suspects that come next, at most SUSPECTS_AHEAD.
@@ -282,6 +284,20 @@ class Review:
         label, verdict = self.label[rows], self.verdict[rows]
         return ((label >= 0) & (label != self.given[rows])) | np.isin(verdict, SAY_WRONG)
 
+    def deciles(self) -> list[Decile]:
+        """What was found beside what was predicted; skipped images stay open."""
+        rows = self._settled()
+        return deciles(self.wrong[rows], self.found_wrong(rows))
+
+    def revised_wrong(self) -> np.ndarray:
+        """P(given label is wrong) of every image in the light of what was found, (N,)."""
+        rows = self._settled()
+        return revised(self.wrong, rows, self.found_wrong(rows))
+
+    def _settled(self) -> np.ndarray:
+        """The rows whose label was judged, (n,)."""
+        return np.flatnonzero((self.verdict != STATES.index("open")) & (self.verdict != STATES.index("skip")))
+
     def summary(self, connection: sqlite3.Connection, who: str) -> ReviewSummary:
         """How far the review is, and what is still expected.
 
@@ -290,25 +306,27 @@ class Review:
             who: the person whose decisions of today are counted.
         """
         is_open = self.verdict == 0
-        decided = np.flatnonzero(~is_open & (self.verdict != STATES.index("skip")))
+        decided, revised = self._settled(), self.revised_wrong()
+        found, unsettled = int(self.found_wrong(decided).sum()), np.ones(len(self), dtype=bool)
+        unsettled[decided] = False
         if len(decided) > RECENT:
             decided = decided[np.argpartition(-self.action[decided], RECENT)[:RECENT]]
         suspects = self.order[is_open[self.order]][:SUSPECTS_AHEAD]
         changed = (self.label >= 0) & (self.label != self.given)
-        expected, expected_open = float(self.wrong.sum()), float(self.wrong[is_open].sum())
-        left = expected_open / expected if expected > 0 else float(is_open.mean())
+        before, expected_open = float(self.wrong.sum()), float(revised[unsettled].sum())
+        left = expected_open / before if before > 0 else float(unsettled.mean())
         low, high = (end * left for end in self.result.expected_wrong_interval)
         return ReviewSummary(
             images=len(self),
             decided=int((~is_open).sum()),
             changed=int(changed.sum()),
-            expected=expected,
+            expected=found + expected_open,
             expected_open=expected_open,
             interval_open=(low, high),
             no_sign=no_sign(expected_open, low, len(self)),
             next=len(suspects),
-            expected_next=float(self.wrong[suspects].sum()),
-            likely_next=int((self.wrong[suspects] > 0.5).sum()),
+            expected_next=float(revised[suspects].sum()),
+            likely_next=int((revised[suspects] > 0.5).sum()),
             recent=len(decided),
             hits=int(self.found_wrong(decided).sum()),
             predicted=float(self.wrong[decided].sum()),

@@ -69,9 +69,16 @@ def test_noisy_risk_is_half_the_trace_under_the_noise(monkeypatch: pytest.Monkey
 
 
 def test_top_eigenvalue_and_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert top_eigenvalue(quadratic, at(0.5)) == pytest.approx(9, rel=1e-4)
-    monkeypatch.setattr(sharpness, "TRACE_SAMPLES", 3000)
-    assert hessian_trace(quadratic, at(0.5)) == pytest.approx(float(VALUES.sum()), rel=0.02)
+    value, error = top_eigenvalue(quadratic, at(0.5))
+    assert error <= sharpness.CONVERGED * value
+    assert np.abs(VALUES - value).min() <= error
+    monkeypatch.setattr(sharpness, "CONVERGED", 1e-3)
+    monkeypatch.setattr(sharpness, "POWER_STEPS", 1000)
+    assert top_eigenvalue(quadratic, at(0.5))[0] == pytest.approx(9, rel=1e-4)
+    traces = [hessian_trace(quadratic, at(0.5), 100 * seed) for seed in range(200)]
+    deviations = np.array([(trace - float(VALUES.sum())) / error for trace, error in traces])
+    # Of Student's t with 15 degrees of freedom, 95 of 100 lie within 2.13.
+    assert 0.9 < (np.abs(deviations) < 2.13).mean() < 0.99
 
 
 def test_hessian_products_of_a_network_are_those_of_its_dense_hessian() -> None:

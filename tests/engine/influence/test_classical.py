@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from sharpeye.curvature.linearization import linearize, logit_change
 from sharpeye.errors import InputError
 from sharpeye.influence import datainf, evaluation, gex, trajectory
 from sharpeye.influence import lissa as lissa_method
+from sharpeye.influence.base import Scores
 from sharpeye.influence.methods import METHODS
 from sharpeye.influence.trajectory import TrajectoryContext, against, mean_gradient
 from sharpeye.training.models import Classifier
@@ -154,6 +155,21 @@ def test_members_of_gex_train_on_the_training_set(
     monkeypatch.setattr(gex, "_losses", lambda context: np.zeros((COUNT, CLASSES)))
     gex.gex(replace(context, trained_on=(tiny_images(6), np.full(6, 2))))
     assert calls == [(6, [2] * 6)]
+
+
+@pytest.mark.parametrize("method", [lissa_method.lissa_influence, datainf.datainf])
+def test_their_curvature_is_that_of_the_training_set(
+    context: TrajectoryContext, method: Callable[[TrajectoryContext], Scores]
+) -> None:
+    """Also where other images are scored, such as some with labels flipped on purpose."""
+    whole = method(context).influence
+    some = replace(
+        context,
+        images=context.images[:7],
+        labels=context.labels[:7],
+        trained_on=(context.images, context.labels),
+    )
+    np.testing.assert_allclose(method(some).influence, whole[:7], rtol=1e-6)
 
 
 def test_inner_products_and_weighted_sums(context: TrajectoryContext) -> None:

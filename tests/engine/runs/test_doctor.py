@@ -3,6 +3,8 @@
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +18,7 @@ import sharpeye
 from sharpeye.commands.cli import main
 from sharpeye.errors import InputError
 from sharpeye.runs import store
-from sharpeye.runs.backups import KEPT, back_up, copies
+from sharpeye.runs.backups import KEPT, back_up, copies, database_problem
 from sharpeye.runs.decisions import Decision, current_decisions, decide
 from sharpeye.runs.doctor import examine
 from sharpeye.runs.workspace import Workspace
@@ -110,6 +112,22 @@ def test_a_store_that_is_damaged_inside_keeps_its_newer_decisions(sound: tuple[W
     assert doctor(workspace, "--repair").exit_code == 0
     with store.store(workspace) as connection:
         assert set(current_decisions(connection, "dataset")["image"]) == {"a", "b"}
+
+
+def test_a_store_whose_writer_was_killed_is_not_damaged(sound: tuple[Workspace, str]) -> None:
+    """In a transaction in the older journal mode, in which stores are until they are opened the first time."""
+    workspace, _ = sound
+    killed = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "c.execute('PRAGMA journal_mode = DELETE'); c.execute('PRAGMA cache_spill = 1'); "
+        "c.execute('PRAGMA cache_size = 1'); c.execute('BEGIN'); "
+        "c.execute('CREATE TABLE more AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
+        "LIMIT 100000) SELECT i FROM n'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(workspace.database)], check=False)
+    assert Path(f"{workspace.database}-journal").stat().st_size > 0
+    assert database_problem(workspace.database) == ""
+    assert examine(workspace) == []
 
 
 def test_without_a_copy_a_damaged_store_is_explained(sound: tuple[Workspace, str]) -> None:
