@@ -20,10 +20,12 @@ TOP_PAIRS = 30
 FORMULAS = {
     "loss": r"R(\theta) = -\tfrac{1}{M}\textstyle\sum_j \log p_\theta(y_j \mid x_j)",
     "sharpness": r"R^\gamma(\theta) - R(\theta) = \max_{\lVert\delta\rVert \le \gamma} R(\theta + \delta) - "
-    r"R(\theta),\qquad \gamma = %g" % SHARPNESS_RADIUS,
+    r"R(\theta),\qquad \gamma = "
+    f"{SHARPNESS_RADIUS}",
     "noisy sharpness": r"\mathbb{E}_\varepsilon\, R(\theta + \varepsilon) - R(\theta),\qquad "
-    r"\lVert\varepsilon_f\rVert \approx %g\,\lVert\theta_f\rVert \text{ for each filter } f"
-    % SHARPNESS_NOISE,
+    r"\lVert\varepsilon_f\rVert = "
+    f"{SHARPNESS_NOISE}"
+    r"\lVert\theta_f\rVert \text{ for each filter } f",
     "top eigenvalue": r"\lambda_{\max}(\nabla^2 R(\theta)) \text{ by power iteration, with } "
     r"\lVert Hv - \lambda v\rVert",
     "trace": r"\operatorname{tr} \nabla^2 R(\theta) = \mathbb{E}\, v^\top \nabla^2 R\, v,\ v_i = \pm 1, "

@@ -115,7 +115,7 @@ def test_a_store_that_is_damaged_inside_keeps_its_newer_decisions(sound: tuple[W
 
 
 def test_a_store_whose_writer_was_killed_is_not_damaged(sound: tuple[Workspace, str]) -> None:
-    """In a transaction in the older journal mode, in which stores are until they are opened the first time."""
+    """In a transaction in the older journal mode, in which stores are until they are opened."""
     workspace, _ = sound
     killed = (
         "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
