@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sharpeye.quality import Estimate, Reliability
-from sharpeye.runs.lesson import Checkpoint, Histogram, Lesson, RiskSlice
+from sharpeye.runs.lesson import Checkpoint, Histogram, Lesson, Member, RiskUnderNoise
 from sharpeye_app.data_plots import COLOURS, MARGIN, class_axis
 
 METHOD_NAMES = {
@@ -273,14 +273,38 @@ def pulls(classes: Sequence[str], scores: Sequence[float], given: int) -> go.Fig
     return figure.update_layout(height=240, margin=MARGIN)
 
 
-def slices(risks: dict[str, RiskSlice]) -> go.Figure:
-    """The validation risk along one direction through each minimum."""
+def risks_under_noise(risks: dict[str, RiskUnderNoise]) -> go.Figure:
+    """The mean validation risk under noise, at each minimum."""
     figure = go.Figure()
     for (name, one), colour in zip(risks.items(), ("#d9622b", "#0f8a7e"), strict=True):
         figure.add_scatter(x=one.x, y=one.risk, mode="lines+markers", name=name, line={"color": colour})
-    figure.update_xaxes(title="step along a random direction, in filter lengths")
-    figure.update_yaxes(title="validation risk", rangemode="tozero")
+    figure.update_xaxes(title="length of random noise on the weights, relative to each filter's")
+    figure.update_yaxes(title="mean validation risk, nats", rangemode="tozero")
     return figure.update_layout(height=340, margin={**MARGIN, "t": 40}, legend=CAPTION)
+
+
+def family(members: Sequence[Member], chosen: int) -> go.Figure:
+    """AUC from influence to the loss; the chosen member is marked."""
+    titles = [weight_title(member) for member in members]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=titles,
+        y=[member.ranking.auc for member in members],
+        mode="lines+markers",
+        line={"color": "#0f8a7e"},
+        marker={"size": [16 if number == chosen else 8 for number in range(len(members))]},
+        hovertemplate="%{x}: AUC %{y:.4f}<extra></extra>",
+    )
+    figure.update_xaxes(title="weight w of the image's own curvature", type="category")
+    figure.update_yaxes(title="detection AUC")
+    return figure.update_layout(height=300, margin=MARGIN)
+
+
+def weight_title(member: Member) -> str:
+    """A member of the family, in short."""
+    if member.weight is None:
+        return "∞ (the loss)"
+    return "0 (influence)" if member.weight == 0 else f"{member.weight:g}"
 
 
 def hills(histogram: Histogram) -> go.Figure:
@@ -338,7 +362,7 @@ def fading(checkpoints: Sequence[Checkpoint]) -> go.Figure:
     figure = make_subplots(specs=[[{"secondary_y": True}]])
     for values, title, colour in (
         ([one.new for one in checkpoints], "new influence", "#0f8a7e"),
-        ([one.classical for one in checkpoints], "classical influence", "#d9622b"),
+        ([one.classical for one in checkpoints], "classical influence (LiSSA)", "#d9622b"),
     ):
         figure.add_scatter(x=epochs, y=values, mode="lines+markers", name=title, line={"color": colour})
     _add_gradient(figure, epochs, [one.gradient for one in checkpoints], "mean validation gradient (right)")

@@ -372,8 +372,10 @@ def test_from_the_figures_to_the_images_on_which_methods_disagree(
         plot = page.get_by_role("img", name=name).or_(page.locator(f'[aria-label*="{name}"]')).first
         plot.scroll_into_view_if_needed()
         expect(plot).to_be_visible()
-    page.get_by_text("sharpness R^γ − R", exact=True).click()
-    expect(page.locator(".js-plotly-plot .xtitle", has_text="sharpness R^γ − R").first).to_be_visible()
+    expect(page.locator(".js-plotly-plot .xtitle", has_text="validation accuracy").first).to_be_visible()
+    page.get_by_text("trace of the Hessian of R", exact=True).click()
+    axis = page.locator(".js-plotly-plot .x2title", has_text="trace of the Hessian of R")
+    expect(axis.first).to_be_visible()
     page.get_by_role("link", name="Compare").click()
     page.get_by_text("How alike the rankings are").wait_for()
     page.get_by_role("button", name="Review these 24 images").click()
@@ -391,6 +393,10 @@ def test_the_lesson_computes_its_own_numbers(page: Page, workspace: Workspace) -
         page.get_by_text("From the noisily trained network").wait_for()
         page.get_by_text("2 Sharp and flat").click()
         expect(page.get_by_text("at the plain minimum")).to_be_visible()
+        page.get_by_text("6 Influence and loss").click()
+        expect(page.get_by_text("w = 0.1: AUC")).to_be_visible()
+        page.get_by_role("slider").press("End")
+        expect(page.get_by_text("w = ∞ (the loss): AUC")).to_be_visible()
         assert sorted(path.parent.name for path in workspace.lessons.glob("*/report.json")) == [
             "erm-0",
             "lpf-sgd-0.2",

@@ -40,6 +40,7 @@ def evaluate(
     device: torch.device,
     report: Callable[[int, int], None] = lambda done, total: None,
     divisor: int = 1,
+    newton_weight: float = NEWTON_WEIGHT,
 ) -> Evaluation:
     """Score images at θ̃; a pure function of model, curvature and batch, so it may run over any partition of
     the images.
@@ -56,6 +57,7 @@ def evaluate(
         device: where to compute.
         report: called with (images done, images in all).
         divisor: batches are this many times smaller than usual, where memory is short.
+        newton_weight: w of `newton_step`.
     """
     started = time.monotonic()
     layers = select_layers(model, parameters)
@@ -80,7 +82,9 @@ def evaluate(
             )
             influence, leverage, newton = zip(
                 *[
-                    view_influence(curvature, jacobian, p, chosen if all_candidates else None, given)
+                    view_influence(
+                        curvature, jacobian, p, chosen if all_candidates else None, given, newton_weight
+                    )
                     for _, p, jacobian in linearized
                 ],
                 strict=True,
@@ -149,7 +153,12 @@ def candidate_classes(losses: Tensor, given: Tensor) -> Tensor:
 
 
 def view_influence(
-    curvature: Curvature, jacobian: Jacobian, probabilities: Tensor, classes: Tensor | None, given: Tensor
+    curvature: Curvature,
+    jacobian: Jacobian,
+    probabilities: Tensor,
+    classes: Tensor | None,
+    given: Tensor,
+    newton_weight: float = NEWTON_WEIGHT,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Influence of each candidate label, the leverage tr M(x), and the Newton step of each candidate label,
     from one Gram matrix an image.
@@ -164,6 +173,7 @@ def view_influence(
         probabilities: p, (B, C).
         classes: candidates, (B, k); None for the given label only.
         given: given labels, (B,).
+        newton_weight: w of `newton_step`.
 
     Returns:
         (B, k), (B,) and (B, k); for the given label only, (B, 1) and zeros.
@@ -178,11 +188,11 @@ def view_influence(
         residuals = probabilities[:, None] - identity
         between = residuals @ matrix @ residuals.mT
         influence, leverage = (gram.diagonal(dim1=1, dim2=2) for gram in (between, matrix))
-        return influence, leverage.sum(1), newton_step(between, probabilities)
+        return influence, leverage.sum(1), newton_step(between, probabilities, newton_weight)
     matrix = curvature.inverse_gram(jacobian(torch.cat([probabilities - chosen, probabilities[None]])))
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     leverage = (diagonal[:, -1:] - 2 * matrix[:, :-1, -1] + diagonal[:, :-1]).sum(1)
-    newton = newton_step(matrix[:, :-1, :-1], probabilities.gather(1, classes))
+    newton = newton_step(matrix[:, :-1, :-1], probabilities.gather(1, classes), newton_weight)
     return diagonal[:, :-1], leverage, newton
 
 

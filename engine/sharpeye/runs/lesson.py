@@ -18,7 +18,11 @@ VALIDATION_IMAGES = 500
 WIDTHS = (16, 32, 64)
 SEED = 0
 SHOWN = 12
-SLICE_REACH = 0.6
+# Relative lengths of the noise under which the risk is drawn.
+NOISES = tuple(0.05 * step for step in range(13))
+SHARPNESS = 0.2
+# w of the Newton step, from influence to the loss.
+WEIGHTS = (0.0, 0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Checkpoint:
         sharpness: rise of the risk under noise.
         gradient: length of the mean validation gradient.
         new: AUC of the new influence.
-        classical: AUC of classical influence.
+        classical: AUC of classical influence, by LiSSA.
     """
 
     epoch: int
@@ -52,8 +56,8 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class RiskSlice:
-    """The validation risk along a random direction."""
+class RiskUnderNoise:
+    """The mean validation risk under noise, by its length relative to each filter's."""
 
     x: tuple[float, ...]
     risk: tuple[float, ...]
@@ -78,6 +82,14 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class Member:
+    """The ranking by one member of the family that joins influence and the loss; w None for the loss."""
+
+    weight: float | None
+    ranking: Ranking
+
+
+@dataclass(frozen=True)
 class Lesson:
     """What the experiment measured.
 
@@ -86,20 +98,22 @@ class Lesson:
         classes: their names.
         checkpoints: along the way.
         histogram: of influence at the end.
-        slice: of the risk at the end.
+        noise: the risk at the end, under noise.
         suspects: the most suspicious images.
         with_leverage: the ranking by influence.
         without_leverage: the ranking with the leverage divided out.
+        family: rankings from influence (w = 0) to the loss.
     """
 
     decoded: str
     classes: tuple[str, ...]
     checkpoints: tuple[Checkpoint, ...]
     histogram: Histogram
-    slice: RiskSlice
+    noise: RiskUnderNoise
     suspects: tuple[Suspect, ...]
     with_leverage: Ranking
     without_leverage: Ranking
+    family: tuple[Member, ...]
 
 
 def lesson_folder(workspace: Workspace, optimizer: str, strength: float) -> ReportFolder:
@@ -125,19 +139,19 @@ def compute(workspace: Workspace, optimizer: str, strength: float, advance: Adva
     from sklearn.metrics import roc_auc_score
 
     from sharpeye.config import SourceOptions
+    from sharpeye.curvature.base import Curvature
     from sharpeye.curvature.fit import fit_curvature
     from sharpeye.data.dataset import LabeledImages, ingest
     from sharpeye.data.sources import open_source
     from sharpeye.diagnostics import sharpness
     from sharpeye.diagnostics.checkpoints import validation_risk
-    from sharpeye.diagnostics.landscape import directions
     from sharpeye.influence.base import Scores, ScoringContext
-    from sharpeye.influence.evaluation import evaluate
+    from sharpeye.influence.evaluation import NEWTON_WEIGHT, evaluate
     from sharpeye.influence.methods import MINIMUM_METHODS, TRAJECTORY_METHODS
     from sharpeye.influence.noise_posterior import RELIANCE
     from sharpeye.influence.trajectory import TrajectoryContext
     from sharpeye.specs import DemoSource
-    from sharpeye.training.models import small_network
+    from sharpeye.training.models import Classifier, small_network
     from sharpeye.training.trainer import Snapshot, TrainingPlan, load_snapshot, snapshots, train
 
     device = torch.device("cpu")
@@ -179,6 +193,24 @@ def compute(workspace: Workspace, optimizer: str, strength: float, advance: Adva
     )
     way = [pretrained, *trained(f"{optimizer}-{strength:g}", validation, plan)]
 
+    def scored(model: Classifier, curvature: Curvature, weight: float) -> ScoringContext:
+        evaluation = evaluate(
+            model,
+            curvature,
+            training.images,
+            training.labels,
+            parameters="head",
+            all_candidates=True,
+            mirrored=False,
+            device=device,
+            newton_weight=weight,
+        )
+        return ScoringContext(training.labels, len(training.class_names), evaluation, RELIANCE)
+
+    def newton(weight: float) -> Scores:
+        """At the end of the way."""
+        return MINIMUM_METHODS["fvm_newton"].score(scored(at, curvature, weight))
+
     wrong = training.labels != training.true_labels
     context = TrajectoryContext.of(model, (), (training, validation), "head", 1.0, False, device, SEED)
     checkpoints: list[Checkpoint] = []
@@ -187,19 +219,9 @@ def compute(workspace: Workspace, optimizer: str, strength: float, advance: Adva
         here = replace(context, snapshots=(snapshot,))
         at = here.trained()
         curvature = fit_curvature(at, "kfac", "head", validation.images, 1.0, device, SEED)
-        evaluation = evaluate(
-            at,
-            curvature,
-            training.images,
-            training.labels,
-            parameters="head",
-            all_candidates=True,
-            mirrored=False,
-            device=device,
-        )
-        scoring = ScoringContext(training.labels, len(training.class_names), evaluation, RELIANCE)
+        scoring = scored(at, curvature, NEWTON_WEIGHT)
         influence = MINIMUM_METHODS["fvm"].score(scoring)
-        classical = TRAJECTORY_METHODS["datainf"].score(here).influence
+        classical = TRAJECTORY_METHODS["lissa"].score(here).influence
         risk, parameters = validation_risk(here, at)
         with torch.no_grad():
             value = float(risk(parameters))
@@ -207,7 +229,7 @@ def compute(workspace: Workspace, optimizer: str, strength: float, advance: Adva
             Checkpoint(
                 epoch=0 if number == 0 else snapshot.epoch,
                 risk=value,
-                sharpness=sharpness.noisy_risk(risk, parameters, 0.2) - value,
+                sharpness=sharpness.noisy_risk(risk, parameters, SHARPNESS) - value,
                 gradient=sharpness.norm(sharpness.gradient(risk, parameters)),
                 new=float(roc_auc_score(wrong, influence.influence)),
                 classical=float(roc_auc_score(wrong, classical)),
@@ -217,10 +239,7 @@ def compute(workspace: Workspace, optimizer: str, strength: float, advance: Adva
     bins = np.linspace(-6, 4, 41)
     logs = np.log10(influence.influence.clip(1e-30)).clip(-6, 4)
     right_share, wrong_share = (np.histogram(logs[of], bins)[0] / of.sum() for of in (~wrong, wrong))
-    direction = directions(parameters, SEED)[0]
-    places = np.linspace(-SLICE_REACH, SLICE_REACH, 21)
-    with torch.no_grad():
-        risks = [float(risk(sharpness.moved(parameters, direction, float(x)))) for x in places]
+    risks = tuple(sharpness.noisy_risk(risk, parameters, length) for length in NOISES)
 
     def ranking(scores: Scores) -> Ranking:
         first = np.argsort(-scores.influence)[:SHOWN]
@@ -237,7 +256,7 @@ def compute(workspace: Workspace, optimizer: str, strength: float, advance: Adva
             tuple(right_share.tolist()),
             tuple(wrong_share.tolist()),
         ),
-        slice=RiskSlice(tuple(places.tolist()), tuple(risks)),
+        noise=RiskUnderNoise(NOISES, risks),
         suspects=tuple(
             Suspect(
                 int(training.rows[i]), int(training.labels[i]), tuple(influence.candidates.scores[i].tolist())
@@ -246,6 +265,10 @@ def compute(workspace: Workspace, optimizer: str, strength: float, advance: Adva
         ),
         with_leverage=ranking(influence),
         without_leverage=ranking(MINIMUM_METHODS["fvm_normalized"].score(scoring)),
+        family=(
+            *(Member(weight, ranking(newton(weight))) for weight in WEIGHTS),
+            Member(None, ranking(MINIMUM_METHODS["val_loss"].score(scoring))),
+        ),
     )
 
 

@@ -22,7 +22,13 @@ def test_the_experiment_measures_what_the_lesson_shows(
     assert all(0 <= auc <= 1 for one in checkpoints for auc in (one.new, one.classical))
     assert checkpoints[-1].risk < checkpoints[0].risk
     assert sum(report.result.histogram.wrong) == pytest.approx(1)
-    assert len(report.result.slice.x) == len(report.result.slice.risk) == 21
+    noise = report.result.noise
+    assert noise.risk[0] == pytest.approx(checkpoints[-1].risk)
+    assert noise.risk[0] < noise.risk[-1]
+    family = [member.ranking for member in report.result.family]
+    assert family[0].auc == pytest.approx(report.result.with_leverage.auc)
+    # Nearly the loss.
+    assert family[-2].auc == pytest.approx(family[-1].auc, abs=0.01)
     assert {len(suspect.scores) for suspect in report.result.suspects} == {10}
     assert (workspace.decoded / report.result.decoded / "dataset.json").exists()
     assert len(report.result.without_leverage.rows) == len(report.result.without_leverage.wrong) == 12
