@@ -400,6 +400,7 @@ def test_the_lesson_computes_its_own_numbers(page: Page, workspace: Workspace) -
         assert sorted(path.parent.name for path in workspace.lessons.glob("*/report.json")) == [
             "erm-0",
             "lpf-sgd-0.2",
+            "lpf-sgd-0.4",
         ]
 
 

@@ -51,8 +51,9 @@ def wait_for(way: Way) -> None:
     st.progress(min(share, 1.0), text=f"Training a small network on this machine: {report.stage}")
 
 
-def choose_way() -> Way:
-    """How the minimum is reached."""
+def choose_way(name: str = "", first: int = 1) -> Way:
+    """How the minimum is reached: chosen once for all steps, or for the step of this name; `first` is the
+    place of the strength that it begins with."""
     left, right = st.columns([2, 3])
     optimizer = left.segmented_control(
         "Flat training by",
@@ -60,10 +61,12 @@ def choose_way() -> Way:
         default="lpf-sgd",
         format_func=OPTIMIZERS.__getitem__,
         required=True,
-        key="optimizer",
+        key=f"optimizer{name}",
     )
     strengths = STRENGTHS[optimizer or "lpf-sgd"]
-    strength = right.select_slider("Its strength", strengths, strengths[1], key=f"strength-{optimizer}")
+    strength = right.select_slider(
+        "Its strength", strengths, strengths[first], key=f"strength-{optimizer}{name}"
+    )
     return str(optimizer), float(strength)
 
 
@@ -171,7 +174,8 @@ def why_classical_fades() -> None:
         "does not need "
         "it, since it measures each image against the curvature."
     )
-    checkpoints = lesson(choose_way()).checkpoints
+    # From this strength on, the mean gradient gets small.
+    checkpoints = lesson(choose_way("-fading", 2)).checkpoints
     st.plotly_chart(diagnostic_plots.fading(checkpoints), alt="AUC and gradient along training", key="fading")
     first, last = checkpoints[0], checkpoints[-1]
     st.caption(

@@ -81,8 +81,8 @@ def head_batches(
 ) -> Iterator[HeadBatch]:
     """What the head is fed, with a one for its bias, and probabilities, batch by batch."""
     for _, batch in read_batches(images, np.arange(len(images)), max(1, HEAD_BATCH // divisor), device):
-        features, probabilities = predict(model, batch)
-        yield with_one(features), probabilities
+        features, log_p = predict(model, batch)
+        yield with_one(features), log_p.exp()
 
 
 def fisher_batches(
@@ -99,5 +99,5 @@ def fisher_batches(
     labels = None if head else generator(seed, SAMPLED_LABELS)
     size = max(1, head_batch(model) // divisor) if head else gradient_batch_size(layers, divisor)
     for _, batch in read_batches(images, np.arange(len(images)), size, device):
-        _, probabilities, jacobian = linearize(model, layers, batch, parameters)
-        yield jacobian(fisher_vectors(probabilities, labels)), len(batch)
+        _, log_p, jacobian = linearize(model, layers, batch, parameters)
+        yield jacobian(fisher_vectors(log_p.exp(), labels)), len(batch)

@@ -20,27 +20,27 @@ Jacobian = Callable[[Tensor], Gradients]
 
 @torch.inference_mode()
 def predict(model: Classifier, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """Features φ (B, d) and probabilities (B, C).
+    """Features φ (B, d) and log-probabilities (B, C), which tell apart what the network is surest of.
 
     The head in float32 even where the features are computed in bf16.
     """
     with autocast(batch.device) if batch.dtype == torch.float32 else torch.no_grad():
         features = model.features(batch)
     features = features if features.dtype == torch.float64 else features.float()
-    return features, model.head(features).softmax(1)
+    return features, model.head(features).log_softmax(1)
 
 
 def linearize(
     model: Classifier, layers: dict[str, nn.Module], batch: Tensor, parameters: str
 ) -> tuple[Tensor, Tensor, Jacobian]:
-    """Features φ (B, d), probabilities p (B, C), and the map from vectors v (K, B, C) to the factored Jᵀv."""
+    """Features φ (B, d), log-probabilities (B, C), and the map from vectors v (K, B, C) to factored Jᵀv."""
     if parameters == "head":
-        features, probabilities = predict(model, batch)
-        return features, probabilities, lambda vectors: head_gradients(features, vectors)
+        features, log_p = predict(model, batch)
+        return features, log_p, lambda vectors: head_gradients(features, vectors)
     backward = Backward(model, layers, batch)
     logits = backward.logits.detach()
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    return backward.inputs["head"].to(wide.dtype), wide.softmax(1), backward
+    return backward.inputs["head"].to(wide.dtype), wide.log_softmax(1), backward
 
 
 def logit_change(
@@ -52,8 +52,8 @@ def logit_change(
     One forward-mode pass, whatever the number of classes.
     """
     if parameters == "head":
-        features, probabilities = predict(model, batch)
-        return probabilities, _head_change(features, vector["head"])
+        features, log_p = predict(model, batch)
+        return log_p.exp(), _head_change(features, vector["head"])
     chosen, tangents = {}, {}
     for name in layers:
         weight, direction = model.get_parameter(f"{name}.weight"), vector[name]

@@ -214,10 +214,10 @@ def _sharpness(context: TrajectoryContext) -> dict[str, float]:
     for rows, batch in read_batches(
         context.validation_images, np.arange(len(context.validation_labels)), 500, context.device
     ):
-        p = predict(model, batch)[1].cpu().numpy()
+        log_p = predict(model, batch)[1].cpu().numpy()
         labels = context.validation_labels[rows]
-        right.append(p.argmax(1) == labels)
-        losses.append(-np.log(p[np.arange(len(rows)), labels].clip(1e-12)))
+        right.append(log_p.argmax(1) == labels)
+        losses.append(-log_p[np.arange(len(rows)), labels])
     risk, at = validation_risk(context, model)
     with torch.no_grad():
         here = float(risk(at))

@@ -63,5 +63,5 @@ def training_gradients(context: TrajectoryContext, model: Classifier) -> Iterato
     size = batch_size(model, context.parameters)
     images, labels = context.learned
     for rows, batch in read_batches(images, np.arange(len(images)), size, context.device):
-        _, p, jacobian = linearize(model, layers, batch, context.parameters)
-        yield jacobian(residuals(p, labels[rows])[None])
+        _, log_p, jacobian = linearize(model, layers, batch, context.parameters)
+        yield jacobian(residuals(log_p.exp(), labels[rows])[None])

@@ -19,7 +19,6 @@ from sharpeye.training.models import Classifier
 
 MAX_CANDIDATES = 20
 # What float32 can hold, so that no two sure errors tie.
-SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 # Of the mean Hessian of the validation risk, and of probability beyond the candidates.
 NEWTON_WEIGHT = 0.1
 SMALLEST_REST = 1e-6
@@ -74,7 +73,7 @@ def evaluate(
             views = [batch, mirror(batch)] if mirrored else [batch]
             given = torch.from_numpy(labels[rows]).to(device)
             linearized = [linearize(model, layers, view, parameters) for view in views]
-            losses = torch.stack([-p.clamp_min(SMALLEST_PROBABILITY).log() for _, p, _ in linearized]).mean(0)
+            losses = -torch.stack([log_p for _, log_p, _ in linearized]).mean(0)
             chosen = (
                 candidate_classes(losses, given)
                 if classes is None
@@ -83,9 +82,14 @@ def evaluate(
             influence, leverage, newton = zip(
                 *[
                     view_influence(
-                        curvature, jacobian, p, chosen if all_candidates else None, given, newton_weight
+                        curvature,
+                        jacobian,
+                        log_p.exp(),
+                        chosen if all_candidates else None,
+                        given,
+                        newton_weight,
                     )
-                    for _, p, jacobian in linearized
+                    for _, log_p, jacobian in linearized
                 ],
                 strict=True,
             )

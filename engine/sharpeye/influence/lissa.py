@@ -50,6 +50,6 @@ def lissa_influence(context: TrajectoryContext) -> Scores:
 
 
 def _head_batches(outputs: list[tuple[Tensor, Tensor]]) -> GradientBatches:
-    """As `fisher_batches`, from features φ (B, d) and probabilities p (B, C)."""
-    for features, probabilities in outputs:
-        yield head_gradients(features, fisher_vectors(probabilities)), len(features)
+    """As `fisher_batches`, from features φ (B, d) and log-probabilities (B, C)."""
+    for features, log_p in outputs:
+        yield head_gradients(features, fisher_vectors(log_p.exp())), len(features)

@@ -114,7 +114,8 @@ def mean_gradient(
     """∇ of the mean loss over some images."""
     total: Vector = {}
     for rows, batch in read_batches(images, np.arange(len(images)), batch_size(model, parameters), device):
-        _, p, jacobian = linearize(model, select_layers(model, parameters), batch, parameters)
+        _, log_p, jacobian = linearize(model, select_layers(model, parameters), batch, parameters)
+        p = log_p.exp()
         gradients = jacobian(residuals(p, labels[rows])[None])
         part = weighted_sum(
             gradients, torch.full((1, len(batch)), 1 / len(images), dtype=p.dtype, device=device)
@@ -183,5 +184,5 @@ def losses_of(
     layers = select_layers(model, "head")
     for _, batch in read_batches(images, np.arange(len(images)), HEAD_BATCH, device):
         views = [batch, mirror(batch)] if mirrored else [batch]
-        logs = [linearize(model, layers, view, "head")[1].clamp_min(1e-12).log() for view in views]
+        logs = [linearize(model, layers, view, "head")[1] for view in views]
         yield -torch.stack(logs).mean(0).cpu().numpy()

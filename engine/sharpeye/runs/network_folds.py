@@ -12,7 +12,6 @@ import torch
 from sharpeye.curvature.linearization import HEAD_BATCH, predict
 from sharpeye.data.dataset import LabeledImages
 from sharpeye.influence.base import Candidates, MinimumKind, ScoringContext
-from sharpeye.influence.evaluation import SMALLEST_PROBABILITY
 from sharpeye.influence.noise_posterior import RELIANCE, surest
 from sharpeye.progress import Progress, image_report
 from sharpeye.runs.artifacts import cached, load_array, save_array
@@ -113,7 +112,7 @@ def _losses(inputs: LossInputs, execution: Execution) -> np.ndarray:
     parts = []
     for rows, batch in read_batches(images, np.arange(len(images)), HEAD_BATCH, execution.device):
         views = [batch, mirror(batch)] if inputs.mirror else [batch]
-        probabilities = torch.stack([predict(inputs.network.model, view)[1] for view in views])
-        parts.append(-probabilities.clamp_min(SMALLEST_PROBABILITY).log().mean(0).cpu())
+        logs = torch.stack([predict(inputs.network.model, view)[1] for view in views])
+        parts.append(-logs.mean(0).cpu())
         report(int(rows[-1]) + 1, len(images))
     return torch.cat(parts).numpy()

@@ -192,8 +192,8 @@ def test_lissa_converges_to_the_dense_solve(context: TrajectoryContext, paramete
     model = context.trained()
     layers = select_layers(model, parameters)
     matrix = gauss_newton(model, layers, context.images)
-    _, p, backward = linearize(model, layers, context.images, parameters)
-    whole: list[tuple[Gradients, int]] = [(backward(fisher_vectors(p)), COUNT)]
+    _, log_p, backward = linearize(model, layers, context.images, parameters)
+    whole: list[tuple[Gradients, int]] = [(backward(fisher_vectors(log_p.exp())), COUNT)]
     vector = mean_gradient(model, parameters, context.validation_images, TRUSTED, CPU)
     assert largest_eigenvalue(lambda: whole, vector, 12) == pytest.approx(
         float(torch.linalg.eigvalsh(matrix)[-1]), rel=0.1
@@ -224,21 +224,21 @@ def test_lissa_on_batches_in_turn_comes_close(
 
 def test_lissa_stays_finite_where_the_last_batches_are_the_steepest(context: TrajectoryContext) -> None:
     model = context.trained()
-    _, p, backward = linearize(model, select_layers(model, "head"), context.images, "head")
+    _, log_p, backward = linearize(model, select_layers(model, "head"), context.images, "head")
     vector = mean_gradient(model, "head", context.validation_images, TRUSTED, CPU)
-    batches = [(backward(scale * fisher_vectors(p)), COUNT) for scale in (*[1.0] * 20, *[5.0] * 20)]
+    batches = [(backward(scale * fisher_vectors(log_p.exp())), COUNT) for scale in (*[1.0] * 20, *[5.0] * 20)]
     solved = lissa(lambda: batches, vector, damping=0.5, steps=400)
     assert float(flat_vector(solved).norm()) < float(flat_vector(vector).norm()) * 1e3
 
 
 def test_lissa_that_diverges_is_an_error(context: TrajectoryContext) -> None:
     model = context.trained()
-    _, p, backward = linearize(model, select_layers(model, "head"), context.images, "head")
+    _, log_p, backward = linearize(model, select_layers(model, "head"), context.images, "head")
     vector = mean_gradient(model, "head", context.validation_images, TRUSTED, CPU)
     growing = itertools.count()
 
     def batches() -> list[tuple[Gradients, int]]:
-        return [(backward(2.0 ** next(growing) * fisher_vectors(p)), COUNT)]
+        return [(backward(2.0 ** next(growing) * fisher_vectors(log_p.exp())), COUNT)]
 
     with pytest.raises(InputError, match="lissa diverged"):
         lissa(batches, vector, damping=0.1, steps=900)

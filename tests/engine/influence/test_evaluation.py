@@ -217,9 +217,33 @@ def test_too_large_a_dense_matrix_is_refused() -> None:
 
 
 def test_predictions_are_distributions() -> None:
-    features, probabilities = predict(network(), normalize(torch.from_numpy(IMAGES)))
+    features, log_p = predict(network(), normalize(torch.from_numpy(IMAGES)))
     assert features.dtype == torch.float32
-    torch.testing.assert_close(probabilities.sum(1), torch.ones(12))
+    torch.testing.assert_close(log_p.exp().sum(1), torch.ones(12))
+
+
+def test_what_a_saturated_network_is_surest_of_is_told_apart() -> None:
+    """Probabilities below what float32 holds have no ties, and influence stays finite."""
+    model = network()
+    with torch.no_grad():
+        model.head.weight *= 1e8
+    curvature = fit_curvature(model, "kfac", "head", IMAGES, 1.0, CPU, seed=0)
+    evaluation = evaluate(
+        model,
+        curvature,
+        IMAGES,
+        np.zeros(12, dtype=np.int64),
+        parameters="head",
+        all_candidates=True,
+        mirrored=False,
+        device=CPU,
+    )
+    # The logarithm of the smallest number of float32 is −103.
+    surest = evaluation.losses[evaluation.losses > 104]
+    assert len(np.unique(surest)) == len(surest) > 6
+    for values in (evaluation.influence, evaluation.newton, evaluation.leverage):
+        assert values is not None
+        assert np.isfinite(values).all()
 
 
 @pytest.mark.gpu
