@@ -226,7 +226,7 @@ def test_what_a_saturated_network_is_surest_of_is_told_apart() -> None:
     """Probabilities below what float32 holds have no ties, and influence stays finite."""
     model = network()
     with torch.no_grad():
-        model.head.weight *= 1e8
+        model.head.weight *= 1e9
     curvature = fit_curvature(model, "kfac", "head", IMAGES, 1.0, CPU, seed=0)
     evaluation = evaluate(
         model,
