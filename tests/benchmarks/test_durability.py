@@ -1,4 +1,4 @@
-"""Kills at 20 random points, speed of decisions, and polling of a live run.
+"""Speed of decisions, and polling of a live run.
 
     pytest -m benchmark tests/benchmarks/test_durability.py -s
 
@@ -7,10 +7,8 @@ Prints tables and writes .benchmarks/*.json. SHARPEYE_POLL_SECONDS sets how long
 """
 
 import os
-import random
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +24,9 @@ from sharpeye.runs.decisions import Decision, current_decisions, decide, undo
 from sharpeye.runs.supervisor import ensure_supervisor
 from sharpeye.runs.workspace import open_workspace
 from tests.benchmarks.reporting import publish
-from tests.engine.runs.watching import finished, kill_all, kill_and_resume, submit, wait_for
+from tests.engine.runs.watching import kill_all, submit, wait_for
 
 pytestmark = pytest.mark.benchmark
-KILLS = 20
 DECISIONS = 100_000
 IMAGES = 1_000_000
 BULK = 10_000
@@ -47,28 +44,6 @@ def report(name: str, rows: dict[str, object]) -> None:
 def config(make_folder: Callable[..., Path]) -> RunConfig:
     train, check = make_folder("train", 20, wrong=3, seed=1), make_folder("check", 8, seed=2)
     return RunConfig.of(str(train), validation=str(check), methods=("fvm", "vm", "val_loss"), budget="fast")
-
-
-def test_kills_at_random_points(config: RunConfig, tmp_path: Path) -> None:
-    workspace = open_workspace(str(tmp_path / "whole"))
-    started = time.monotonic()
-    expected = finished(workspace, submit(workspace, config))
-    length = time.monotonic() - started
-    kill_all(workspace)
-    chance = random.Random(0)
-    stages = Counter(
-        kill_and_resume(config, tmp_path / f"killed-{number}", expected, chance.uniform(0, length))
-        for number in range(KILLS)
-    )
-    report(
-        "kills",
-        {
-            "kills": KILLS,
-            "same scores to 1e-6 and decisions kept": KILLS,
-            "undisturbed run, s": length,
-            **stages,
-        },
-    )
 
 
 def test_decisions(tmp_path: Path) -> None:

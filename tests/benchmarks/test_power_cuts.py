@@ -48,11 +48,9 @@ def mounted(disk: Path, place: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
-        pytest.skip("takes root, mkfs.ext4 and loop devices")
-    path = tmp_path / "disk"
+def new_disk(path: Path) -> Path:
+    """An empty file system in a file. A new one each time: what is removed is not free before a commit."""
+    path.unlink(missing_ok=True)
     with path.open("wb") as file:
         file.truncate(DISK_BYTES)
     subprocess.run(["mkfs.ext4", "-q", "-F", path], check=True)
@@ -67,7 +65,9 @@ def cut(disk: Path, target: Path) -> Path:
             return target
 
 
-def test_power_cuts(config: RunConfig, disk: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_power_cuts(config: RunConfig, tmp_path: Path) -> None:  # noqa: F811
+    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
+        pytest.skip("takes root, mkfs.ext4 and loop devices")
     chance = random.Random(0)
     whole = open_workspace(str(tmp_path / "whole" / "ws"))
     started = time.monotonic()
@@ -78,9 +78,9 @@ def test_power_cuts(config: RunConfig, disk: Path, tmp_path: Path) -> None:  # n
     for name, activity in ACTIVITIES.items():
         rounds = 0
         for _ in range(CUTS):
+            disk = new_disk(tmp_path / "disk")
             with mounted(disk, tmp_path / "live") as live:
                 folder = live / "work"
-                shutil.rmtree(folder, ignore_errors=True)
                 shutil.copytree(whole.root.parent, folder)
                 activity.prepare(folder)
                 os.sync()
@@ -96,6 +96,7 @@ def test_power_cuts(config: RunConfig, disk: Path, tmp_path: Path) -> None:  # n
         rows.append((name, CUTS, f"{rounds:,} finished rounds, all kept"))
     again = 0
     for number in range(RUN_CUTS):
+        disk = new_disk(tmp_path / "disk")
         with mounted(disk, tmp_path / "live") as live:
             workspace = open_workspace(str(live / f"run-{number}"))
             run = submit(workspace, config)
@@ -106,7 +107,6 @@ def test_power_cuts(config: RunConfig, disk: Path, tmp_path: Path) -> None:  # n
                 writer.suspend()
             left = cut(disk, tmp_path / "cut")
             kill_all(workspace)
-            shutil.rmtree(workspace.root)
         with mounted(left, tmp_path / "after") as after:
             workspace = open_workspace(str(after / f"run-{number}"))
             again += len(list(artifact_damage(workspace)))
