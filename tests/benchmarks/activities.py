@@ -203,7 +203,8 @@ def prepare_repair(folder: Path) -> None:
 
 def repair_once(folder: Path, number: int) -> None:
     workspace = Workspace(folder / f"damaged-{number}")
-    shutil.copytree(folder / "ws", folder / "laying out", dirs_exist_ok=True)
+    others = shutil.ignore_patterns("stages", "decoded", "reserve")
+    shutil.copytree(folder / "ws", folder / "laying out", ignore=others, dirs_exist_ok=True)
     (folder / "laying out").rename(workspace.root)
     restore(workspace)
     shutil.rmtree(folder / f"damaged-{number - 2}", ignore_errors=True)

@@ -52,7 +52,7 @@ def compute(connection: sqlite3.Connection, workspace: Workspace, row: store.Run
     try:
         from sharpeye.runs.pipeline import execute
 
-        for damage in artifact_damage(workspace):
+        for damage in artifact_damage(workspace, whole=False):
             # What is cut off would end every try at the same place.
             heart.note(f"{damage.path.name} was damaged ({damage.reason}): it is made again.")
             if damage.mend is not None:
