@@ -196,8 +196,8 @@ def rank_correlation(scores: pd.DataFrame) -> go.Figure:
             x=table.columns,
             y=table.index,
             # From the least to the most alike, so that differences between close methods show.
-            zmin=others.min(initial=1.0),
-            zmax=others.max(initial=-1.0),
+            zmin=min(others.min(initial=1.0), 0.99),
+            zmax=1.0,
             colorscale="Viridis",
             text=table.round(3),
             texttemplate="%{text}",

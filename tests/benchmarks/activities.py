@@ -5,6 +5,7 @@
 After each round it prints the round's number: what it has printed must hold whatever happens next.
 """
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -162,6 +163,7 @@ def migrate_once(folder: Path, number: int) -> None:
     workspace = Workspace(folder / f"old-{number}")
     workspace.root.mkdir()
     shutil.copyfile(folder / "old.db", workspace.database)
+    os.sync()
     with store.store(workspace):
         pass
     shutil.rmtree(folder / f"old-{number - 2}", ignore_errors=True)
@@ -205,6 +207,8 @@ def repair_once(folder: Path, number: int) -> None:
     workspace = Workspace(folder / f"damaged-{number}")
     others = shutil.ignore_patterns("stages", "decoded", "reserve")
     shutil.copytree(folder / "ws", folder / "laying out", ignore=others, dirs_exist_ok=True)
+    # What is repaired has been there for long.
+    os.sync()
     (folder / "laying out").rename(workspace.root)
     restore(workspace)
     shutil.rmtree(folder / f"damaged-{number - 2}", ignore_errors=True)

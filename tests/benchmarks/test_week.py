@@ -4,7 +4,8 @@
 
 Between two restarts, four runs are computed, people decide on 10,000 images, and the runs are deleted and
 their shared results cleaned. Prints handles, memory, disk and zombies of the first and the last restarts, and
-writes .benchmarks/week.json. SHARPEYE_RESTARTS sets how many restarts there are (50).
+writes .benchmarks/week.json. SHARPEYE_RESTARTS sets how many restarts there are (50), SHARPEYE_RUNS how many
+runs there are between two (4).
 """
 
 import json
@@ -32,7 +33,8 @@ from tests.browser.driving import App, free_port, served
 from tests.engine.runs.watching import kill_all, processes_of
 
 RESTARTS = int(os.environ.get("SHARPEYE_RESTARTS", "50"))
-RUNS, DECISIONS, AT_ONCE, IMAGES = 4, 10_000, 100, 50_000
+RUNS = int(os.environ.get("SHARPEYE_RUNS", "4"))
+DECISIONS, AT_ONCE, IMAGES = 10_000, 100, 50_000
 # The first restarts fill caches.
 WARM = 5
 MEGABYTE = 2**20

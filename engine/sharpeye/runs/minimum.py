@@ -447,8 +447,13 @@ def network_features(context: RunContext, minimum: Minimum, images: LabeledImage
 
 def _features(inputs: FeatureInputs, execution: Execution) -> np.ndarray:
     images = inputs.images.images
-    batches = read_batches(images, np.arange(len(images)), HEAD_BATCH, execution.device)
-    return torch.cat([predict(inputs.minimum.model, batch)[0].half().cpu() for _, batch in batches]).numpy()
+
+    def attempt(divisor: int) -> np.ndarray:
+        batches = read_batches(images, np.arange(len(images)), HEAD_BATCH // divisor, execution.device)
+        parts = [predict(inputs.minimum.model, batch)[0].half().cpu() for _, batch in batches]
+        return torch.cat(parts).numpy()
+
+    return with_smaller_batches(attempt, execution.note)
 
 
 def save_evaluation(evaluation: Evaluation, path: Path) -> None:

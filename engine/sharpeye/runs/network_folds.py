@@ -15,7 +15,7 @@ from sharpeye.influence.base import Candidates, MinimumKind, ScoringContext
 from sharpeye.influence.noise_posterior import RELIANCE, surest
 from sharpeye.progress import Progress, image_report
 from sharpeye.runs.artifacts import cached, load_array, save_array
-from sharpeye.runs.context import Execution, RunContext
+from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
 from sharpeye.runs.folds import assign_folds, beliefs_of_folds, joined_evaluation
 from sharpeye.runs.minimum import (
     BelievedImages,
@@ -109,10 +109,16 @@ def of_fold(context: RunContext, number: int) -> RunContext:
 def _losses(inputs: LossInputs, execution: Execution) -> np.ndarray:
     """−log p of every class, mean over mirrored views, (N, C)."""
     images, report = inputs.images.images, image_report(BELIEFS, execution.report)
-    parts = []
-    for rows, batch in read_batches(images, np.arange(len(images)), HEAD_BATCH, execution.device):
-        views = [batch, mirror(batch)] if inputs.mirror else [batch]
-        logs = torch.stack([predict(inputs.network.model, view)[1] for view in views])
-        parts.append(-logs.mean(0).cpu())
-        report(int(rows[-1]) + 1, len(images))
-    return torch.cat(parts).numpy()
+
+    def attempt(divisor: int) -> np.ndarray:
+        parts = []
+        for rows, batch in read_batches(
+            images, np.arange(len(images)), HEAD_BATCH // divisor, execution.device
+        ):
+            views = [batch, mirror(batch)] if inputs.mirror else [batch]
+            logs = torch.stack([predict(inputs.network.model, view)[1] for view in views])
+            parts.append(-logs.mean(0).cpu())
+            report(int(rows[-1]) + 1, len(images))
+        return torch.cat(parts).numpy()
+
+    return with_smaller_batches(attempt, execution.note)
