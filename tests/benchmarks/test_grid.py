@@ -23,9 +23,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from sharpeye.commands.bench import sources
 from sharpeye.config import PHOTOGRAPHS, SMALL, RunConfig, RunOptions
-from sharpeye.data.dataset import LabeledImages, natural_size
+from sharpeye.data.dataset import LabeledImages, natural_size, source_rows
 from sharpeye.data.load import fitted, open_sources, open_training
 from sharpeye.data.noise import lookalike_noise
+from sharpeye.data.torchvision_sets import read_human_labels
 from sharpeye.influence.base import MinimumMethod
 from sharpeye.influence.canaries import calibration
 from sharpeye.influence.methods import loss_posterior, select_methods
@@ -206,17 +207,23 @@ def configurations() -> dict[str, RunConfig]:
     heads = RunOptions(model=PHOTOGRAPHS, tune="head")
     found = {"demo, heads": RunConfig.of("demo", validation="demo", **heads)}
     if folder := os.environ.get("SHARPEYE_CIFAR10N"):
-        for column in (*HUMAN, TRUE_COLUMN):
-            train, options = sources(folder, "CIFAR10", column, Path(folder))
-            if column in HUMAN:
-                options["validation"] = "none"
-            name = f"CIFAR-10, heads{f', {column}' if column in HUMAN else ''}"
-            found[name] = RunConfig.of(train, **(options | heads | RunOptions(limit=CIFAR_IMAGES)))
+        train, options = sources(folder, "CIFAR10", TRUE_COLUMN, Path(folder))
+        found["CIFAR-10, heads"] = RunConfig.of(train, **(options | heads | RunOptions(limit=CIFAR_IMAGES)))
     if folder := os.environ.get("SHARPEYE_PHOTOS"):
         found["photographs, heads"] = RunConfig.of(folder, validation="none", **heads)
     if os.environ.get("SHARPEYE_GRID_NETWORKS"):
         found["demo, networks"] = RunConfig.of("demo", validation="demo", model=SMALL, budget="fast")
     return found
+
+
+def human_cells(training: LabeledImages, nobody: LabeledImages) -> list[Cell]:
+    """People's labels of CIFAR-10 in columns on which nothing was chosen."""
+    file = Path(os.environ["SHARPEYE_CIFAR10N"]) / "CIFAR-10_human.pt"
+    rows = source_rows(training)
+    return [
+        Cell(column, "even", None, replace(training, labels=read_human_labels(file, column)[rows]), nobody)
+        for column in HUMAN
+    ]
 
 
 @pytest.mark.benchmark
@@ -228,23 +235,21 @@ def test_grid(tmp_path: Path) -> None:
         if training.true_labels is None:
             # A folder whose labels are right.
             training = replace(training, true_labels=training.labels)
-        human = name.rpartition(", ")[2] in HUMAN
-        cells = (
-            [Cell("human", "even", None, training, validation)]
-            if human
-            else cells_of(training, validation, context.config.on_features)
-        )
+        cells = cells_of(training, validation, context.config.on_features)
+        if name.startswith("CIFAR"):
+            cells += human_cells(training, validation.subset(np.zeros(len(validation), dtype=bool)))
         everything[name] = [measured(context, cell) for cell in cells]
         publish("grid", everything, table_of(name, everything[name]))
     publish("grid", everything, summary([row for rows in everything.values() for row in rows]))
 
 
 def table_of(name: str, rows: list[Row]) -> Table:
-    titles = list(dict.fromkeys(title for row in rows for title in row))
-    table = Table(*titles, title=name)
+    titles = ("ECE", "default", "margin", "val_loss", "fvm_newton", "fvm", "precision")
+    table = Table("noise", "classes", "split", "wrong", "expected", *titles, title=name)
     for row in rows:
-        values = (row.get(title, "–") for title in titles)
-        table.add_row(*(value if isinstance(value, str) else f"{value:.4g}" for value in values))
+        count = f"{row['expected']:.0f} ({row['low']:.0f}-{row['high']:.0f})"
+        figures = (f"{row[title]:.4g}" if title in row else "–" for title in titles)
+        table.add_row(row["noise"], row["classes"], row["split"], str(row["wrong"]), count, *figures)
     return table
 
 
