@@ -93,7 +93,7 @@ def show(table: pd.DataFrame) -> None:
         alt=f"AUC against accuracy and {measure}",
         key="figure2",
     )
-    st.latex(FORMULAS.get(measure or "sharpness", FORMULAS["sharpness"]))
+    st.latex(FORMULAS[measure or "sharpness"])
     if len(early):
         st.caption(
             f"While the network learns the given labels, its validation accuracy goes "

@@ -18,7 +18,6 @@ from sharpeye.training.devices import in_float64, watched_memory
 from sharpeye.training.models import Classifier
 
 MAX_CANDIDATES = 20
-# What float32 can hold, so that no two sure errors tie.
 # Of the mean Hessian of the validation risk, and of probability beyond the candidates.
 NEWTON_WEIGHT = 0.1
 SMALLEST_REST = 1e-6

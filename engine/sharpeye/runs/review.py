@@ -289,11 +289,6 @@ class Review:
         rows = self._settled()
         return deciles(self.wrong[rows], self.found_wrong(rows))
 
-    def revised_wrong(self) -> np.ndarray:
-        """P(given label is wrong) of every image in the light of what was found, (N,)."""
-        rows = self._settled()
-        return revised(self.wrong, rows, self.found_wrong(rows))
-
     def _settled(self) -> np.ndarray:
         """The rows whose label was judged, (n,)."""
         return np.flatnonzero((self.verdict != STATES.index("open")) & (self.verdict != STATES.index("skip")))
@@ -306,27 +301,28 @@ class Review:
             who: the person whose decisions of today are counted.
         """
         is_open = self.verdict == 0
-        decided, revised = self._settled(), self.revised_wrong()
-        found, unsettled = int(self.found_wrong(decided).sum()), np.ones(len(self), dtype=bool)
+        decided = self._settled()
+        found = self.found_wrong(decided)
+        wrong, unsettled = revised(self.wrong, decided, found), np.ones(len(self), dtype=bool)
         unsettled[decided] = False
         if len(decided) > RECENT:
             decided = decided[np.argpartition(-self.action[decided], RECENT)[:RECENT]]
         suspects = self.order[is_open[self.order]][:SUSPECTS_AHEAD]
         changed = (self.label >= 0) & (self.label != self.given)
-        before, expected_open = float(self.wrong.sum()), float(revised[unsettled].sum())
+        before, expected_open = float(self.wrong.sum()), float(wrong[unsettled].sum())
         left = expected_open / before if before > 0 else float(unsettled.mean())
         low, high = (end * left for end in self.result.expected_wrong_interval)
         return ReviewSummary(
             images=len(self),
             decided=int((~is_open).sum()),
             changed=int(changed.sum()),
-            expected=found + expected_open,
+            expected=float(found.sum()) + expected_open,
             expected_open=expected_open,
             interval_open=(low, high),
             no_sign=no_sign(expected_open, low, len(self)),
             next=len(suspects),
-            expected_next=float(revised[suspects].sum()),
-            likely_next=int((revised[suspects] > 0.5).sum()),
+            expected_next=float(wrong[suspects].sum()),
+            likely_next=int((wrong[suspects] > 0.5).sum()),
             recent=len(decided),
             hits=int(self.found_wrong(decided).sum()),
             predicted=float(self.wrong[decided].sum()),
