@@ -9,7 +9,6 @@ Prints tables and writes .benchmarks/*.json. SHARPEYE_POLL_SECONDS sets how long
 import os
 import sqlite3
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -38,12 +37,6 @@ def report(name: str, rows: dict[str, object]) -> None:
     for key, value in rows.items():
         table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
     publish(name, rows, table)
-
-
-@pytest.fixture
-def config(make_folder: Callable[..., Path]) -> RunConfig:
-    train, check = make_folder("train", 20, wrong=3, seed=1), make_folder("check", 8, seed=2)
-    return RunConfig.of(str(train), validation=str(check), methods=("fvm", "vm", "val_loss"), budget="fast")
 
 
 def test_decisions(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import shutil
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,15 +22,15 @@ from rich.table import Table
 
 from sharpeye.config import RunConfig
 from sharpeye.runs import store
-from sharpeye.runs.workspace import open_workspace
 from sharpeye_app import readers
 from sharpeye_app.reviewer import signature
 from sharpeye_app.routes import OWN_HEADER
 from tests.app.synthetic import synthetic_workspace
 from tests.benchmarks.activities import ACTIVITIES, finished_rounds, start
+from tests.benchmarks.conftest import Undisturbed
 from tests.benchmarks.reporting import publish
 from tests.browser.driving import free_port, served
-from tests.engine.runs.watching import finished, kill_all, kill_and_resume, submit
+from tests.engine.runs.watching import kill_and_resume
 
 pytestmark = pytest.mark.benchmark
 RUN_KILLS = 15
@@ -41,22 +40,11 @@ LONGEST = 3.0
 REVIEWERS, ROWS = 5, 2000
 
 
-@pytest.fixture
-def config(make_folder: Callable[..., Path]) -> RunConfig:
-    train, check = make_folder("train", 20, wrong=3, seed=1), make_folder("check", 8, seed=2)
-    return RunConfig.of(str(train), validation=str(check), methods=("fvm", "vm", "val_loss"), budget="fast")
-
-
-def test_kills(config: RunConfig, tmp_path: Path) -> None:
-    chance = random.Random(0)
-    workspace = open_workspace(str(tmp_path / "whole" / "ws"))
-    started = time.monotonic()
-    expected = finished(workspace, submit(workspace, config))
-    length = time.monotonic() - started
-    kill_all(workspace)
+def test_kills(config: RunConfig, undisturbed: Undisturbed, tmp_path: Path) -> None:
+    chance, expected = random.Random(0), undisturbed.scores
     rows = []
     stages = Counter(
-        kill_and_resume(config, tmp_path / f"run-{number}", expected, chance.uniform(0, length))
+        kill_and_resume(config, tmp_path / f"run-{number}", expected, chance.uniform(0, undisturbed.seconds))
         for number in range(RUN_KILLS)
     )
     where = ", ".join(f"{stage} {times}" for stage, times in stages.items())
@@ -65,7 +53,7 @@ def test_kills(config: RunConfig, tmp_path: Path) -> None:
         rounds = 0
         for number in range(ACTIVITY_KILLS):
             folder = tmp_path / f"{name}-{number}"
-            shutil.copytree(workspace.root.parent, folder)
+            shutil.copytree(undisturbed.workspace.root.parent, folder)
             activity.prepare(folder)
             process = start(name, folder)
             time.sleep(chance.uniform(0, LONGEST))

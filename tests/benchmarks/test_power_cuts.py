@@ -25,8 +25,8 @@ from sharpeye.runs.doctor import artifact_damage
 from sharpeye.runs.supervisor import ensure_supervisor
 from sharpeye.runs.workspace import open_workspace
 from tests.benchmarks.activities import ACTIVITIES, finished_rounds, start
+from tests.benchmarks.conftest import Undisturbed
 from tests.benchmarks.reporting import publish
-from tests.benchmarks.test_kills import config  # noqa: F401
 from tests.engine.runs.watching import finished, kill_all, processes_of, submit
 
 pytestmark = pytest.mark.benchmark
@@ -65,15 +65,10 @@ def cut(disk: Path, target: Path) -> Path:
             return target
 
 
-def test_power_cuts(config: RunConfig, tmp_path: Path) -> None:  # noqa: F811
+def test_power_cuts(config: RunConfig, undisturbed: Undisturbed, tmp_path: Path) -> None:
     if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
         pytest.skip("takes root, mkfs.ext4 and loop devices")
-    chance = random.Random(0)
-    whole = open_workspace(str(tmp_path / "whole" / "ws"))
-    started = time.monotonic()
-    expected = finished(whole, submit(whole, config))
-    length = time.monotonic() - started
-    kill_all(whole)
+    chance, expected = random.Random(0), undisturbed.scores
     rows = []
     for name, activity in ACTIVITIES.items():
         rounds = 0
@@ -81,7 +76,7 @@ def test_power_cuts(config: RunConfig, tmp_path: Path) -> None:  # noqa: F811
             disk = new_disk(tmp_path / "disk")
             with mounted(disk, tmp_path / "live") as live:
                 folder = live / "work"
-                shutil.copytree(whole.root.parent, folder)
+                shutil.copytree(undisturbed.workspace.root.parent, folder)
                 activity.prepare(folder)
                 os.sync()
                 process = start(name, folder)
@@ -101,7 +96,7 @@ def test_power_cuts(config: RunConfig, tmp_path: Path) -> None:  # noqa: F811
             workspace = open_workspace(str(live / f"run-{number}"))
             run = submit(workspace, config)
             ensure_supervisor(workspace)
-            time.sleep(chance.uniform(0, length))
+            time.sleep(chance.uniform(0, undisturbed.seconds))
             writers = processes_of(workspace)
             for writer in writers:
                 writer.suspend()
