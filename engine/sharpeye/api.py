@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from sharpeye.config import RunConfig, RunOptions
 from sharpeye.errors import InputError
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from sharpeye.progress import Report
     from sharpeye.runs.result import RunResult
     from sharpeye.runs.store import RunRow
+    from sharpeye.runs.text_result import TextResult
     from sharpeye.runs.workspace import Workspace
+    from sharpeye.text.config import TextConfig
 
 DEFAULT_WORKSPACE = "~/.sharpeye"
 POLL_SECONDS = 0.2
@@ -282,6 +284,121 @@ class Run:
             yield connection
 
 
+@dataclass(frozen=True)
+class TextRun(Run):
+    """A run on text of a workspace, in whatever state it is."""
+
+    @property
+    def result(self) -> "TextResult":  # type: ignore[override]
+        """What was computed, apart from the tables.
+
+        Raises:
+            InputError: the run has no scores yet, or an earlier version computed it.
+        """
+        from sharpeye.runs.text_result import read_text_result
+
+        return read_text_result(self.workspace.run(self.id))
+
+    @property
+    def scores(self) -> "pd.DataFrame":
+        """One row a training example, the most suspicious first: id, prompt, completion, class,
+        self_influence, loss and rank.
+
+        Raises:
+            InputError: the run has no scores yet.
+        """
+        from sharpeye.runs.text_review import open_text_review
+
+        return open_text_review(self.workspace, self.id).training.sort_values("rank", ignore_index=True)
+
+    def influences(self, validation: str, count: int = 20) -> "pd.DataFrame":
+        """The training examples that influence a validation example most, with their influence: above 0 they
+        help, below they harm.
+
+        Args:
+            validation: id of the validation example.
+            count: how many.
+
+        Raises:
+            InputError: the run has no scores yet, or no such validation example.
+        """
+        from sharpeye.runs.text_review import open_text_review
+
+        review = open_text_review(self.workspace, self.id)
+        row = review.validation_row(validation)
+        order = review.most_influential(row)[:count]
+        return review.training.iloc[order].assign(influence=review.influence(row)[order])
+
+    def decide(  # type: ignore[override]
+        self, example: str, verdict: str, completion: str | None = None, *, who: str | None = None
+    ) -> None:
+        """Record a decision on one training example, as the Text page does.
+
+        Args:
+            example: its id.
+            verdict: `drop`, `keep`, `edit` or `skip`.
+            completion: the new one, to edit.
+            who: decides; None for this computer's user.
+
+        Raises:
+            InputError: no such example or verdict, or an edit without a completion.
+        """
+        from sharpeye.runs.review import current_user
+        from sharpeye.runs.text_review import open_text_review
+
+        review = open_text_review(self.workspace, self.id)
+        review.decide(example, verdict, who or current_user(), completion)
+
+    def export_text(self, folder: PathText) -> int:
+        """Write cleaned.jsonl, with decisions applied, and decisions.csv to a folder; how many examples are
+        kept.
+
+        Raises:
+            InputError: the run has no scores yet, or the folder cannot be written to.
+        """
+        from sharpeye.runs.text_review import open_text_review
+
+        return open_text_review(self.workspace, self.id).export(Path(folder).expanduser())
+
+
+def start_text(
+    train: str, validation: str, model: str, *, workspace: PathText = DEFAULT_WORKSPACE, **options: Any
+) -> TextRun:
+    """Queue a run on text, which a process of its own computes.
+
+    Args:
+        train: a .jsonl, .csv, .tsv or .parquet table of prompts and completions.
+        validation: the same of trusted examples, or `share:0.1` of the training examples.
+        model: folder or name of a causal model of Hugging Face, or a .gguf file.
+        workspace: folder that keeps runs.
+        options: see `sharpeye.text.config.TextConfig`.
+
+    Raises:
+        InputError: an option is unknown or does not fit, or a table cannot be read.
+    """
+    from sharpeye.text.config import TextConfig
+
+    try:
+        config = TextConfig(train, validation, model, **options)
+    except TypeError as error:
+        raise InputError(f"unknown option ({error})") from error
+    return submit_text(config, workspace)
+
+
+def submit_text(config: "TextConfig", workspace: PathText) -> TextRun:
+    """Queue a configuration; raises InputError as `start_text` does."""
+    from sharpeye.runs import text_submission
+    from sharpeye.runs.store import store
+    from sharpeye.runs.supervisor import ensure_supervisor
+    from sharpeye.runs.workspace import open_workspace
+
+    folder = open_workspace(os.fspath(workspace))
+    with store(folder) as connection:
+        row = text_submission.submit_text(connection, config)
+    ensure_supervisor(folder)
+    return TextRun(row.id, folder)
+
+
 def run(train: str, *, workspace: PathText = DEFAULT_WORKSPACE, **options: Unpack[RunOptions]) -> Run:
     """Rank training images by influence and suggest labels; waits, and shows progress on stderr.
 
@@ -319,7 +436,7 @@ def submit(config: RunConfig, workspace: PathText) -> Run:
 
 
 def open_run(run: str, workspace: PathText = DEFAULT_WORKSPACE) -> Run:
-    """A run by its id, or by the beginning of it.
+    """A run by its id, or by the beginning of it; a TextRun where it is one on text.
 
     Raises:
         InputError: there is none, or there are several.
@@ -329,7 +446,11 @@ def open_run(run: str, workspace: PathText = DEFAULT_WORKSPACE) -> Run:
 
     folder = open_workspace(os.fspath(workspace))
     with store(folder) as connection:
-        return Run(get_run(connection, run).id, folder)
+        return _opened(get_run(connection, run), folder)
+
+
+def _opened(row: "RunRow", folder: "Workspace") -> Run:
+    return (TextRun if row.is_text else Run)(row.id, folder)
 
 
 def list_runs(workspace: PathText = DEFAULT_WORKSPACE) -> list[Run]:
@@ -339,7 +460,7 @@ def list_runs(workspace: PathText = DEFAULT_WORKSPACE) -> list[Run]:
 
     folder = open_workspace(os.fspath(workspace))
     with store(folder) as connection:
-        return [Run(row.id, folder) for row in list_runs(connection)]
+        return [_opened(row, folder) for row in list_runs(connection)]
 
 
 def score(

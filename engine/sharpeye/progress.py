@@ -20,6 +20,7 @@ class Progress:
         seconds_left: in this stage.
         part: name of the part of the stage that is at work, or empty.
         memory_mb: resident memory of the process, or None.
+        item: what the speed counts, in the singular.
     """
 
     stage: str
@@ -31,6 +32,7 @@ class Progress:
     seconds_left: float = 0.0
     part: str = ""
     memory_mb: float | None = None
+    item: str = "image"
 
     @property
     def title(self) -> str:
@@ -94,7 +96,7 @@ def progress_bars() -> Iterator[Report]:
 
         def report(step: Progress) -> None:
             loss = "" if step.loss is None else f"loss {step.loss:.3f}, "
-            detail = f"{loss}{step.images_per_second:,.0f} images/s, {step.seconds_left:.0f} s left"
+            detail = f"{loss}{step.images_per_second:,.3g} {step.item}s/s, {step.seconds_left:.0f} s left"
             if console.is_terminal:
                 if step.title not in tasks:
                     for earlier in bars.tasks:

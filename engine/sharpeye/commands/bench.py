@@ -11,6 +11,7 @@ import msgspec
 from sharpeye.api import submit
 from sharpeye.commands.options import BUDGET, DEVICE, JSON, LIMIT, MODEL, WORKSPACE, method_names
 from sharpeye.commands.photographs import photos, roman
+from sharpeye.commands.text import bench_text
 from sharpeye.commands.waiting import result_of
 from sharpeye.config import (
     AUTO,
@@ -115,6 +116,7 @@ def bench() -> None:
 
 bench.add_command(photos)
 bench.add_command(roman)
+bench.add_command(bench_text)
 
 
 @bench.command()

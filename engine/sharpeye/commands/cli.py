@@ -27,6 +27,7 @@ from sharpeye.commands.options import (
     workspace_option,
 )
 from sharpeye.commands.score import score
+from sharpeye.commands.text import text
 from sharpeye.commands.waiting import print_result, start_app
 from sharpeye.config import (
     AUTO,
@@ -303,7 +304,7 @@ def demo(
         start_app(workspace, server)
 
 
-for command in (*COMMANDS, score, bench):
+for command in (text, *COMMANDS, score, bench):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from sharpeye.api import list_runs, open_run
+from sharpeye.api import TextRun, list_runs, open_run
 from sharpeye.commands.options import JSON, RUN, SERVER, WORKSPACE, ServerOptions
+from sharpeye.commands.text import print_text_result
 from sharpeye.commands.waiting import print_result, start_app
 from sharpeye.config import EXPORT_FORMATS
 
@@ -35,8 +36,12 @@ def runs(workspace: str, as_json: bool) -> None:
         click.echo(f"[{', '.join(row.to_json() for row in rows)}]")
         return
     for row in rows:
-        config = row.run_config()
-        what = f"{config.data.train}  {config.methods[0]}, {config.budget}"
+        if row.is_text:
+            words = row.text_config()
+            what = f"{words.train}  {words.methods[0]}, text"
+        else:
+            config = row.run_config()
+            what = f"{config.data.train}  {config.methods[0]}, {config.budget}"
         click.echo(f"{row.id}  {row.state:<9} {_when(row.submitted)}  {what}")
     if not rows:
         click.echo("no runs yet: start one with `sharpeye run`, or see `sharpeye demo`")
@@ -84,7 +89,11 @@ def cancel(run: str, workspace: str, as_json: bool) -> None:
 @JSON
 def resume(run: str, workspace: str, as_json: bool) -> None:
     """Go on with a run that failed, was canceled or was cut off; waits and prints what `run` would have."""
-    print_result(open_run(run, workspace).resume(), as_json)
+    resumed = open_run(run, workspace).resume()
+    if isinstance(resumed, TextRun):
+        print_text_result(resumed, as_json)
+    else:
+        print_result(resumed, as_json)
 
 
 @click.command()
@@ -125,7 +134,14 @@ def export(
       sharpeye export 1a2b cleaned/ --images
       sharpeye export 1a2b cleaned/ --format label-studio
     """
-    labels = open_run(run, workspace).export(target, images, formats)
+    opened = open_run(run, workspace)
+    if isinstance(opened, TextRun):
+        kept = opened.export_text(target)
+        summary = {"folder": str(Path(target).resolve()), "examples": kept}
+        sentence = f"{kept:,} examples kept, in {summary['folder']}"
+        click.echo(json.dumps(summary) if as_json else sentence)
+        return
+    labels = opened.export(target, images, formats)
     changed = int((labels["given_label"] != labels["final_label"]).sum())
     folder = str(Path(target).resolve())
     summary = {"folder": folder, "images": len(labels), "changed": changed}

@@ -53,7 +53,13 @@ def print_result(run: Run, as_json: bool) -> None:
 
 
 def result_of(run: Run) -> "RunResult":
-    """A run's result, once it is there; progress on stderr.
+    """A run's result, once it is there; see `finished`."""
+    finished(run)
+    return run.result
+
+
+def finished(run: Run) -> None:
+    """Wait for a run; progress on stderr.
 
     Exits with 1 where the run failed or was canceled; raises InputError, which exits with 2, where the input
     was bad.
@@ -71,7 +77,6 @@ def result_of(run: Run) -> "RunResult":
         _print_notes(run)
         raise
     _print_notes(run)
-    return run.result
 
 
 def _print_notes(run: Run) -> None:

@@ -1,9 +1,10 @@
 """Per-image gradients and Jacobians in factored form, layer by layer, without ever storing a gradient per
 image."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,10 +102,10 @@ class Backward:
     Costs K backward passes, none of which computes a weight gradient.
 
     Attributes:
-        logits: f(x), (B, C).
+        logits: f(x), (B, C); of a model of text (B, T, C), and vectors (K, B, T, C).
     """
 
-    def __init__(self, model: Classifier, layers: dict[str, nn.Module], images: Tensor):
+    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], batch: Any):
         self.layers = layers
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
@@ -113,11 +114,12 @@ class Backward:
         model.requires_grad_(False)
         handles = [module.register_forward_hook(self._keep(name)) for name, module in layers.items()]
         try:
+            weight = next(iter(layers.values())).get_parameter("weight")
             with (
                 torch.enable_grad(),
-                autocast(images.device) if images.dtype == torch.float32 else nullcontext(),
+                autocast(weight.device) if weight.dtype == torch.float32 else nullcontext(),
             ):
-                self.logits = model(images)
+                self.logits = model(batch)
         finally:
             for handle in handles:
                 handle.remove()

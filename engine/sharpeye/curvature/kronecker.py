@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpeye.curvature.base import GradientBatches, State, absolute_damping, gram, squared_norms
-from sharpeye.curvature.gradients import Gradients, LayerGradients
+from sharpeye.curvature.gradients import Gradients, LayerGradients, Vector
 from sharpeye.training.devices import bf16_products, in_float64
 
 # Eigenvectors are left out, and their eigenvalues taken for 0, as long as the mean score of images like those
@@ -73,6 +73,12 @@ class KroneckerLayer:
         return (
             squared_norms(rotated, self.inverse - self.rest) + whole().diagonal(dim1=1, dim2=2).T * self.rest
         )
+
+    def inverse_product(self, vectors: Tensor) -> Tensor:
+        """(H + λI)⁻¹v of vectors (…, O, I)."""
+        scale = self.inverse if self.complete else self.inverse - self.rest
+        known = self.outputs @ (self.outputs.T @ vectors @ self.inputs * scale) @ self.inputs.T
+        return known if self.complete else known + vectors * self.rest
 
     def inverse_gram(self, layer: LayerGradients) -> Tensor:
         if layer.activations.shape[1] == 1:
@@ -170,6 +176,10 @@ class KroneckerCurvature:
             [self.layers[name].inverse_quadratic(layer) for name, layer in gradients.items()]
         ).sum(0)
 
+    def inverse_product(self, vectors: Vector) -> Vector:
+        """(H + λI)⁻¹v of vectors, layer by layer, (…, O, I)."""
+        return {name: self.layers[name].inverse_product(part) for name, part in vectors.items()}
+
     def inverse_gram(self, gradients: Gradients) -> Tensor:
         return torch.stack([self.layers[name].inverse_gram(layer) for name, layer in gradients.items()]).sum(
             0
@@ -245,6 +255,7 @@ def _needed(changes: Tensor, bearable: Tensor) -> Tensor:
 
 def _eigenbases(batches: GradientBatches) -> dict[str, Basis]:
     factors: dict[str, list[Tensor]] = {}
+    # Over all images; their number may differ from batch to batch, as that of tokens does.
     positions: dict[str, int] = {}
     count = 0
     for gradients, images in batches:
@@ -252,23 +263,21 @@ def _eigenbases(batches: GradientBatches) -> dict[str, Basis]:
             sides = [layer.activations.flatten(0, 1), layer.output_gradients.flatten(0, 2)]
             if name not in factors:
                 factors[name] = [rows.new_zeros(rows.shape[1], rows.shape[1]) for rows in sides]
-                positions[name] = layer.activations.shape[1]
+                positions[name] = 0
             for total, rows in zip(factors[name], sides, strict=True):
                 _add_moment(total, rows)
+            positions[name] += images * layer.activations.shape[1]
         count += images
     bases = {}
     for name, (a, b) in factors.items():
-        (input_values, inputs), (output_values, outputs) = (
-            _eigen(a / count),
-            _eigen(b / count / positions[name]),
-        )
+        (input_values, inputs), (output_values, outputs) = _eigen(a / count), _eigen(b / positions[name])
         bases[name] = Basis(
             input_values,
             inputs,
             output_values,
             outputs,
             input_values.mean() * output_values.mean(),
-            positions[name] > 1,
+            positions[name] > count,
         )
     return bases
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from sharpeye.config import VERSION, digest
 from sharpeye.files import replacing
-from sharpeye.runs.context import Execution, RunContext
+from sharpeye.runs.context import Execution
+from sharpeye.runs.workspace import Workspace
 
 Inputs = TypeVar("Inputs")
 Result = TypeVar("Result")
@@ -26,8 +27,18 @@ class Identified(Protocol):
     def key(self) -> str: ...
 
 
+class Computing(Protocol):
+    """Where artifacts are kept, and how they are computed: of a run on images or on text."""
+
+    @property
+    def workspace(self) -> Workspace: ...
+
+    @property
+    def execution(self) -> Execution: ...
+
+
 def cached(
-    context: RunContext,
+    context: Computing,
     name: str,
     inputs: Inputs,
     compute: Callable[[Inputs, Execution], Result],
@@ -68,7 +79,7 @@ def load_array(path: Path) -> np.ndarray:
     return load_file(path)["array"]
 
 
-def artifact_path(context: RunContext, name: str, inputs: object, suffix: str = ".safetensors") -> Path:
+def artifact_path(context: Computing, name: str, inputs: object, suffix: str = ".safetensors") -> Path:
     """Where the artifact of some inputs is kept."""
     return context.workspace.artifact(name.replace(" ", "-"), key_of(inputs), suffix)
 

@@ -14,7 +14,10 @@ from sharpeye.errors import InputError
 from sharpeye.progress import Progress
 from sharpeye.runs.backups import back_up
 from sharpeye.runs.result import RunResult, parse_result
+from sharpeye.runs.text_result import TextResult
 from sharpeye.runs.workspace import Workspace
+from sharpeye.text.config import KIND as TEXT
+from sharpeye.text.config import TextConfig
 
 BUSY_SECONDS = 30.0
 FINISHED = ("done", "failed", "canceled")
@@ -128,8 +131,27 @@ class RunRow:
         return json.dumps(values)
 
     def run_config(self) -> RunConfig:
-        """The configuration of the run."""
+        """The configuration of a run on images.
+
+        Raises:
+            InputError: it is one on text.
+        """
+        if self.is_text:
+            raise InputError(f"run {self.id} is one on text: it is shown on the Text page")
         return RunConfig.from_json(self.config)
+
+    def text_config(self) -> TextConfig:
+        """The configuration of a run on text."""
+        return TextConfig.from_json(self.config)
+
+    @property
+    def is_text(self) -> bool:
+        return json.loads(self.config).get("kind") == TEXT
+
+    @property
+    def device_wanted(self) -> str:
+        """The device that its configuration names."""
+        return str(json.loads(self.config)["device"])
 
     def step(self) -> Progress | None:
         """How far the run is; None before it says so."""
@@ -143,6 +165,8 @@ class RunRow:
     @property
     def title(self) -> str:
         """The run in one line, for people."""
+        if self.is_text:
+            return f"{self.name or self.text_config().title} · {self.id[:6]}"
         config = self.run_config()
         how = f"head on {config.model}" if config.on_features else config.budget
         title = self.name or f"{config.data.train.title} · {config.methods[0]}, {how}"
@@ -252,7 +276,7 @@ def dataset_source(connection: sqlite3.Connection, dataset: str) -> tuple[str, l
     return source, json.loads(names) if names else None
 
 
-def submit(connection: sqlite3.Connection, run: str, config: RunConfig, dataset: str) -> RunRow:
+def submit(connection: sqlite3.Connection, run: str, config: RunConfig | TextConfig, dataset: str) -> RunRow:
     """Queue a run behind the others.
 
     One that is done, queued or running stays as it is, any other is queued again.
@@ -404,7 +428,7 @@ def finish(
     run: str,
     state: str,
     message: str | None = None,
-    result: RunResult | None = None,
+    result: RunResult | TextResult | None = None,
     exit_code: int | None = None,
 ) -> None:
     """End a running run as done, failed (with one sentence) or canceled."""

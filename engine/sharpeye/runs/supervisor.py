@@ -78,7 +78,7 @@ def tick(connection: sqlite3.Connection, workspace: Workspace) -> bool:
             store.orphan(connection, row.id, DEATHS_ALLOWED)
     taken = {row.device for row in store.runs_in(connection, "running")}
     for row in store.runs_in(connection, "queued"):
-        device = free_device(row.run_config().device, taken)
+        device = free_device(row.device_wanted, taken)
         if device is not None and store.claim(connection, row.id, device):
             taken.add(device)
             keep_reserve(workspace)

@@ -23,6 +23,8 @@ from sharpeye.errors import InputError, is_out_of_memory
 from sharpeye.progress import Progress
 from sharpeye.runs import store
 from sharpeye.runs.doctor import artifact_damage
+from sharpeye.runs.result import RunResult
+from sharpeye.runs.text_result import TextResult
 from sharpeye.runs.workspace import RunFolder, Workspace
 
 BEAT_SECONDS = 0.5
@@ -50,14 +52,12 @@ def compute(connection: sqlite3.Connection, workspace: Workspace, row: store.Run
     heart = Heart(workspace, row.id)
     heart.start()
     try:
-        from sharpeye.runs.pipeline import execute
-
         for damage in artifact_damage(workspace, whole=False):
             # What is cut off would end every try at the same place.
             heart.note(f"{damage.path.name} was damaged ({damage.reason}): it is made again.")
             if damage.mend is not None:
                 damage.mend()
-        result = execute(row.run_config(), row, workspace, device, heart.report, heart.note)
+        result = execute(row, workspace, device, heart)
         heart.stop()
         store.finish(connection, row.id, "done", result=result)
     except BaseException as error:
@@ -67,6 +67,17 @@ def compute(connection: sqlite3.Connection, workspace: Workspace, row: store.Run
             workspace.reserve.unlink(missing_ok=True)
         exit_code = 2 if isinstance(error, InputError) else None
         store.finish(connection, row.id, "failed", sentence(error, workspace), exit_code=exit_code)
+
+
+def execute(row: store.RunRow, workspace: Workspace, device: str, heart: "Heart") -> RunResult | TextResult:
+    """Compute a run of either kind; each imports only what it needs."""
+    if row.is_text:
+        from sharpeye.runs.text_pipeline import execute_text
+
+        return execute_text(row.text_config(), row, workspace, device, heart.report, heart.note)
+    from sharpeye.runs.pipeline import execute
+
+    return execute(row.run_config(), row, workspace, device, heart.report, heart.note)
 
 
 def sentence(error: BaseException, workspace: Workspace) -> str:

@@ -190,6 +190,16 @@ class RunFolder:
         return self.root / "trusted.csv"
 
     @property
+    def validation_examples(self) -> Path:
+        """Of a run on text: its validation examples, with what the model says before and after training."""
+        return self.root / "validation.parquet"
+
+    @property
+    def pairs(self) -> Path:
+        """Of a run on text: influence of every training example on every validation example."""
+        return self.root / "pairs.npy"
+
+    @property
     def result(self) -> Path:
         return self.root / "result.json"
 
