@@ -22,6 +22,7 @@ chosen = st.navigation(
             "views/diagnostics.py", title="Diagnostics", icon=":material/insights:", url_path="diagnostics"
         ),
         st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+        st.Page("views/text.py", title="Text", icon=":material/notes:", url_path="text"),
         st.Page("views/learn.py", title="Learn", icon=":material/school:", url_path="learn"),
         st.Page("views/export.py", title="Export", icon=":material/download:", url_path="export"),
     ],

@@ -24,8 +24,13 @@ def all_runs() -> list[RunRow]:
 
 
 def reviewable_runs() -> list[RunRow]:
-    """Runs that have scores, the latest first; some may still be drawing their map."""
-    return [row for row in all_runs() if workspace().run(row.id).result.exists()]
+    """Runs on images that have scores, the latest first; some may still be drawing their map."""
+    return [row for row in all_runs() if not row.is_text and workspace().run(row.id).result.exists()]
+
+
+def text_runs() -> list[RunRow]:
+    """Runs on text, the latest first."""
+    return [row for row in all_runs() if row.is_text]
 
 
 @lru_cache(maxsize=16)

@@ -5,10 +5,13 @@ import subprocess
 from sharpeye.config import RunConfig
 from sharpeye.errors import InputError
 from sharpeye.processes import module_command
+from sharpeye.runs import text_submission
 from sharpeye.runs.inspection import start_inspection
+from sharpeye.runs.store import store
 from sharpeye.runs.supervisor import ensure_supervisor
+from sharpeye.text.config import TextConfig
 from sharpeye_app.readers import workspace
-from sharpeye_app.roots import check_config
+from sharpeye_app.roots import check_config, check_place
 
 
 def inspect(config: RunConfig) -> str:
@@ -19,6 +22,20 @@ def inspect(config: RunConfig) -> str:
     """
     check_config(config)
     return start_inspection(workspace(), config)
+
+
+def submit_text(config: TextConfig) -> str:
+    """Queue a run on text; its id.
+
+    Raises:
+        InputError: whatever is wrong with the configuration, or it lies outside of the roots.
+    """
+    for place in (config.train, config.model, *(() if config.shared else (config.validation,))):
+        check_place(place)
+    with store(workspace()) as connection:
+        run = text_submission.submit_text(connection, config).id
+    ensure_supervisor(workspace())
+    return run
 
 
 def submit(config: RunConfig) -> str:

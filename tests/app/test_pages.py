@@ -51,6 +51,7 @@ def opened(page: str, **query: str) -> AppTest:
         ("map", "No run has scores yet"),
         ("team", "No run has scores yet"),
         ("export", "No run has scores yet"),
+        ("text", "No run on text yet"),
     ],
 )
 def test_an_empty_workspace_says_what_to_do(empty: Workspace, page: str, says: str) -> None:

@@ -22,6 +22,7 @@ PAGES = {
     "map": "Draw a lasso",
     "diagnostics": "Figure 2",
     "compare": "How alike the rankings are",
+    "text": "No run on text yet",
     "export": "Write to a folder",
 }
 

@@ -190,6 +190,9 @@ left, right = st.columns([2, 5], gap="large")
 with left:
     st.subheader("Choose images")
     wanted = ask_source()
+    st.page_link(
+        "views/text.py", label="Prompts and completions are on the Text page", icon=":material/notes:"
+    )
     earlier = inspections(workspace())
     if earlier:
         st.subheader("Inspected before")

@@ -32,6 +32,7 @@ from sharpeye.runs.second_round import second_round, takes_decisions
 from sharpeye.runs.stages import CANARIES, FIGURES, MAP, stages_of
 from sharpeye.runs.store import FINISHED, RunRow
 from sharpeye.runs.supervisor import ensure_supervisor
+from sharpeye.runs.text_stages import text_stages
 from sharpeye_app.parts import in_page_words, plain
 from sharpeye_app.readers import all_runs, decided_count, workspace
 from sharpeye_app.submission import submit
@@ -219,13 +220,13 @@ def show_progress(row: RunRow) -> None:
     if step is None:
         st.info("Starting…")
         return
-    stages = stages_of(row.run_config())
+    stages = text_stages(row.text_config()) if row.is_text else stages_of(row.run_config())
     place = f"Stage {stages.index(step.stage) + 1} of {len(stages)}: " if step.stage in stages else ""
     st.progress(step.done / max(step.total, 1), text=f"{place}{step.title}")
     facts = {
         f"{step.unit}s": f"{step.done:,} / {step.total:,}",
         "loss": "–" if step.loss is None else f"{step.loss:.3f}",
-        "images a second": f"{step.images_per_second:,.0f}",
+        f"{step.item}s a second": f"{step.images_per_second:,.3g}",
         "left in this stage": duration(step.seconds_left),
         "left in all": "–" if (left := seconds_left(row, step)) is None else f"≈ {duration(left)}",
         "memory": "–" if step.memory_mb is None else f"{step.memory_mb:,.0f} MB",
@@ -254,7 +255,7 @@ def estimated_seconds(config_text: str) -> float | None:
 
 def seconds_left(row: RunRow, step: Progress) -> float | None:
     """How long a run still takes; None where nothing was estimated for it."""
-    estimate = estimated_seconds(row.config)
+    estimate = None if row.is_text else estimated_seconds(row.config)
     if estimate is None or row.started is None:
         return None
     return max(estimate - (time.time() - row.started), step.seconds_left)
@@ -281,16 +282,17 @@ def show_run(run: str) -> None:
         st.error(plain(row.message or "It failed; its log may say why."))
     for note in row.notes.splitlines():
         st.warning(plain(note))
-    if folder.result.exists():
+    if folder.result.exists() and not row.is_text:
         try:
             show_result(read_result(folder), row.run_config())
         except OutdatedResult as error:
             st.info(plain(f"{str(error)[0].upper()}{str(error)[1:]}."))
     with st.container(horizontal=True):
+        page = "text" if row.is_text else "review"
         if folder.result.exists() and st.button(
             "Review suspects", type="primary", icon=":material/grid_view:", key=f"review-{run}"
         ):
-            st.switch_page("views/review.py", query_params={"run": row.id})
+            st.switch_page(f"views/{page}.py", query_params={"run": row.id})
         if row.state not in FINISHED and st.button("Cancel", icon=":material/stop:", key=f"cancel-{run}"):
             with store.store(workspace()) as connection:
                 store.request_cancel(connection, row.id)
@@ -302,7 +304,7 @@ def show_run(run: str) -> None:
                 store.resume(connection, row.id)
             ensure_supervisor(workspace())
             st.rerun()
-        if row.state == "done" and takes_decisions(row.run_config()):
+        if row.state == "done" and not row.is_text and takes_decisions(row.run_config()):
             offer_second_round(row)
         if row.state in FINISHED and st.button("Delete", icon=":material/delete:", key=f"delete-{run}"):
             confirm_delete(row)

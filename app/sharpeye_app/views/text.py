@@ -1,0 +1,273 @@
+"""Text: which training examples taught a language model what it says to a prompt, and which look wrong."""
+
+from collections.abc import Callable
+from html import escape
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from sharpeye.errors import InputError
+from sharpeye.runs.store import FINISHED
+from sharpeye.runs.supervisor import ensure_supervisor
+from sharpeye.runs.text_review import TEXT_VERDICTS, TextReview, open_text_review
+from sharpeye.text.config import TextConfig
+from sharpeye_app.parts import address, in_page_words, plain
+from sharpeye_app.readers import text_runs, workspace
+from sharpeye_app.reviewer import reviewer
+from sharpeye_app.source_form import ask_path
+from sharpeye_app.submission import submit_text
+from sharpeye_app.text_marks import example, marked
+
+SHOWN = 30
+ORDERS = ("Most influential", "Most helpful", "Most harmful", "Most suspicious")
+ABOUT = {
+    ORDERS[0]: "Of all training examples, these changed most what the model says here.",
+    ORDERS[1]: "A step on these examples lowers the loss of this completion most.",
+    ORDERS[2]: "A step on these examples raises it most.",
+    ORDERS[3]: "By self-influence, whatever the prompt: their completions fit the trusted examples least.",
+}
+
+
+def start_form(expanded: bool) -> None:
+    """Choose tables and a model, and start."""
+    with st.expander("New run on text", icon=":material/add:", expanded=expanded):
+        st.caption(
+            "A table (JSON lines, CSV or Parquet) with a `prompt` and a `completion`; or `prompt` and "
+            "`text`; or `messages`. An `id` and a `class` may be there. The model is a folder of Hugging "
+            "Face or a .gguf file; small ones run on a CPU."
+        )
+        train = ask_path("Training examples", "text-train", "/data/train.jsonl")
+        check = ask_path(
+            "Trusted examples", "text-check", "/data/trusted.jsonl", "Empty: a tenth of the above."
+        )
+        model = ask_path("Language model", "text-model", "/models/SmolLM2-135M")
+        first, second = st.columns(2)
+        epochs = first.number_input("Epochs on the training examples", 0, 100, TextConfig.epochs)
+        seed = second.number_input("Seed", 0, 2**31 - 1, 0, key="text-seed")
+        if not st.button("Start", type="primary", icon=":material/play_arrow:", key="text-start"):
+            return
+        try:
+            run = submit_text(
+                TextConfig(train, check or "share:0.1", model, epochs=int(epochs), seed=int(seed))
+            )
+        except InputError as error:
+            st.error(in_page_words(str(error)))
+            return
+        st.query_params["run"] = run
+        st.rerun()
+
+
+def wait_for(run: str) -> None:
+    """Progress of a run, until it ends."""
+    ensure_supervisor(workspace())
+
+    @st.fragment(run_every=1.0)
+    def watch() -> None:
+        row = next((row for row in text_runs() if row.id == run), None)
+        if row is None or row.state in FINISHED:
+            st.rerun()
+            return
+        step = row.step()
+        if step is None:
+            st.info("Starting…")
+        else:
+            st.progress(step.done / max(step.total, 1), text=f"{step.title}: {step.done:,} of {step.total:,}")
+
+    watch()
+    st.page_link("views/run.py", label="Cancel it on the Run page", query_params={"run": run})
+
+
+def focus(review: TextReview, order: np.ndarray, shown: str) -> int:
+    """Place in the order of the example that is looked at; kept while the order is."""
+    key = (review.run, shown)
+    if st.session_state.get("text-order") != key:
+        st.session_state["text-order"], st.session_state["text-at"] = key, 0
+    return int(min(st.session_state["text-at"], len(order) - 1))
+
+
+def show_prompt(review: TextReview) -> int:
+    """Let the user pick a validation prompt; its row."""
+    table = review.validation
+    row: int = st.selectbox(
+        "Trusted prompt (type to search)",
+        range(len(table)),
+        format_func=lambda at: (
+            f"{table['prompt'].iloc[at].strip()[-90:]} {table['completion'].iloc[at][:40]}"
+        ),
+        key=f"text-prompt-{review.run}",
+    )
+    chosen = table.iloc[row]
+    st.html(example(escape(chosen["prompt"]), escape(chosen["completion"])))
+    st.caption("The trusted completion." + (f" Class: {plain(chosen['class'])}" if chosen["class"] else ""))
+    if chosen["before"] or chosen["after"]:
+        said = st.columns(2)
+        for column, title, text in zip(said, ("before", "after"), chosen[["before", "after"]], strict=True):
+            with column:
+                st.html(f"<b>The model, {title} training</b>{example('', escape(text) or '(nothing)')}")
+    return row
+
+
+def show_example(review: TextReview, at: int, order: np.ndarray, prompt: int, who: str) -> None:
+    """The example that is looked at, and what can be done with it."""
+    chosen, beside = review.training.iloc[order[at]], review.validation.iloc[prompt]
+    made = review.decisions()
+    name = str(chosen["id"])
+    verdict = str(made.loc[name, "verdict"]) if name in made.index else ""
+    badge = f" :green-badge[{TEXT_VERDICTS[verdict].badge}]" if verdict else ""
+    st.markdown(f"**{at + 1} of {len(order):,}** · {plain(name)}{badge}")
+    completion = chosen["completion"]
+    st.html(
+        example(
+            marked(chosen["prompt"], beside["prompt"]),
+            marked(completion, beside["prompt"] + " " + beside["completion"]),
+        )
+    )
+    facts = {
+        "influence here": f"{review.influence(prompt)[order[at]]:+.3g}",
+        "self-influence": f"{chosen['self_influence']:.3g}",
+        "loss": f"{chosen['loss']:.2f}",
+        "class": chosen["class"] or "–",
+    }
+    for column, (title, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
+        column.metric(title, value)
+    edited = st.text_area("Completion", completion, key=f"text-edit-{review.run}-{name}", height=80)
+
+    def act(kind: str) -> Callable[[], None]:
+        def callback() -> None:
+            text = st.session_state.get(f"text-edit-{review.run}-{name}", edited)
+            try:
+                review.decide(name, kind, who, text if kind == "edit" else None)
+                st.session_state["text-at"] = min(at + 1, len(order) - 1)
+            except InputError as error:
+                st.session_state["text-error"] = str(error)
+
+        return callback
+
+    def take_back() -> None:
+        review.undo(who)
+
+    def move(step: int) -> None:
+        st.session_state["text-at"] = int(np.clip(at + step, 0, len(order) - 1))
+
+    with st.container(horizontal=True):
+        for kind, one in TEXT_VERDICTS.items():
+            first = kind == "drop"
+            st.button(
+                one.title if kind != "edit" else "Keep the edited completion",
+                key=f"text-{kind}",
+                shortcut=one.key,
+                on_click=act(kind),
+                type="primary" if first else "secondary",
+            )
+        st.button("Undo", key="text-undo", shortcut="u", on_click=take_back)
+        st.button("Back", key="text-back", shortcut="left", on_click=move, args=(-1,))
+        st.button("Next", key="text-next", shortcut="right", on_click=move, args=(1,))
+    if problem := st.session_state.pop("text-error", None):
+        st.error(in_page_words(problem))
+
+
+def show_list(review: TextReview, order: np.ndarray, prompt: int) -> None:
+    """The first of the order, as a table."""
+    rows = order[:SHOWN]
+    made = review.decisions()["verdict"]
+    table = review.training.iloc[rows]
+    shown = pd.DataFrame(
+        {
+            "decision": [TEXT_VERDICTS[made[name]].badge if name in made else "" for name in table["id"]],
+            "prompt": table["prompt"].str.strip().str[-80:],
+            "completion": table["completion"],
+            "class": table["class"],
+            "influence": review.influence(prompt)[rows],
+            "self-influence": table["self_influence"],
+        }
+    )
+    st.dataframe(shown, hide_index=True, height=320)
+
+
+def offer_export(review: TextReview) -> None:
+    """The cleaned examples as a download."""
+    made = review.decisions()
+    counts = made["verdict"].value_counts()
+    said = ", ".join(
+        f"{counts[kind]:,} {one.badge.lower()}" for kind, one in TEXT_VERDICTS.items() if kind in counts
+    )
+    st.caption(f"Decided: {said or 'nothing yet'}.")
+    table = review.cleaned()
+    content = table.to_json(orient="records", lines=True, force_ascii=False)
+    st.download_button(
+        f"Cleaned examples, JSON lines ({len(table):,})",
+        content,
+        "cleaned.jsonl",
+        icon=":material/download:",
+        on_click="ignore",
+    )
+
+
+def show_quality(review: TextReview) -> None:
+    """How well methods find examples of the same class, where there are classes."""
+    measured = {name: one for name, one in review.result.methods.items() if one.auc is not None}
+    if not measured:
+        return
+    with st.expander("How well the class of a prompt is found", icon=":material/insights:"):
+        rows = [{"method": name, "AUC": one.auc, "recall": one.recall} for name, one in measured.items()]
+        formats = {title: st.column_config.NumberColumn(format="%.4f") for title in ("AUC", "recall")}
+        st.dataframe(rows, hide_index=True, column_config=formats)
+        st.caption(
+            "For each trusted example: do training examples of its class have the most influence? Recall is "
+            "the share of the class among as many of the most influential as it has. No method is given the "
+            "classes."
+        )
+
+
+runs = text_runs()
+start_form(not runs)
+if not runs:
+    st.info("No run on text yet. Start one above: it goes on when this page is closed.")
+    st.stop()
+titles = {row.id: row.title for row in runs}
+asked = st.query_params.get("run")
+known = [run for run in titles if asked and run.startswith(asked)]
+chosen = st.selectbox(
+    "Run",
+    list(titles),
+    index=list(titles).index(known[0]) if known else 0,
+    format_func=titles.__getitem__,
+    label_visibility="collapsed",
+)
+address(run=chosen)
+row = next(row for row in runs if row.id == chosen)
+for note in row.notes.splitlines():
+    st.warning(plain(note))
+if row.state not in FINISHED:
+    wait_for(row.id)
+    st.stop()
+if row.state != "done":
+    st.error(plain(row.message or "It was canceled; the Run page resumes it."))
+    st.page_link(
+        "views/run.py", label="Go to Run", icon=":material/play_circle:", query_params={"run": row.id}
+    )
+    st.stop()
+try:
+    review = open_text_review(workspace(), row.id)
+except InputError as error:
+    st.error(plain(str(error)))
+    st.stop()
+who = reviewer()
+left, right = st.columns([2, 3], gap="large")
+with left:
+    prompt = show_prompt(review)
+    show_quality(review)
+    offer_export(review)
+with right:
+    shown = st.segmented_control("Training examples", ORDERS, default=ORDERS[0], required=True)
+    st.caption(ABOUT[shown])
+    orders = {
+        ORDERS[0]: lambda: review.most_influential(prompt),
+        ORDERS[1]: lambda: review.most_helpful(prompt),
+        ORDERS[2]: lambda: review.most_harmful(prompt),
+        ORDERS[3]: lambda: np.argsort(review.training["rank"].to_numpy()),
+    }
+    order = orders[shown]()
+    show_example(review, focus(review, order, f"{shown} {prompt}"), order, prompt, who)
+    show_list(review, order, prompt)
