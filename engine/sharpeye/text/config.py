@@ -54,9 +54,9 @@ class TextConfig:
     rank: int = 8
     alpha: int = 16
     projections: tuple[str, ...] = ()
-    epochs: int = 1
+    epochs: int = 0
     validation_epochs: int = 3
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     sigma: float = 0.1
     curvature: str = "ekfac"
     damping: float = 0.01
