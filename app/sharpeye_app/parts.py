@@ -9,6 +9,7 @@ from sharpeye.config import digest
 from sharpeye.errors import InputError
 from sharpeye.files import replacing
 from sharpeye.runs.review import Review
+from sharpeye.runs.store import RunRow
 from sharpeye_app.readers import review, reviewable_runs
 
 
@@ -67,10 +68,25 @@ def chosen_review() -> Review:
         )
         st.page_link("views/run.py", label="Go to Run", icon=":material/play_circle:")
         st.stop()
+    run = chosen_run(runs, "chosen_run")
+    try:
+        return review(run)
+    except InputError as error:
+        st.error(plain(str(error)))
+        st.stop()
+
+
+def chosen_run(runs: list[RunRow], key: str) -> str:
+    """Let the user choose one of some runs; its id. Where a link leads to none of them, the page ends here.
+
+    Args:
+        runs: to choose from.
+        key: under which the session keeps the choice.
+    """
     titles = {row.id: row.title for row in runs}
     # The run is kept while the user goes from page to page, and in the address, so that a link brings it
     # back.
-    asked = st.query_params.get("run") or st.session_state.get("chosen_run")
+    asked = st.query_params.get("run") or st.session_state.get(key)
     known = [run for run in titles if asked and run.startswith(asked)]
     if "run" in st.query_params and not known:
         st.error(
@@ -79,7 +95,7 @@ def chosen_review() -> Review:
         )
         if st.button("Show the latest run instead"):
             st.query_params.clear()
-            st.session_state.pop("chosen_run", None)
+            st.session_state.pop(key, None)
             st.rerun()
         st.stop()
     run = st.selectbox(
@@ -90,12 +106,8 @@ def chosen_review() -> Review:
         label_visibility="collapsed",
     )
     address(run=run)
-    st.session_state["chosen_run"] = run
-    try:
-        return review(run)
-    except InputError as error:
-        st.error(plain(str(error)))
-        st.stop()
+    st.session_state[key] = run
+    return run
 
 
 def keep_selection(review: Review, rows: list[int]) -> str:

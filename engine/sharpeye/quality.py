@@ -74,3 +74,14 @@ class Reliability:
     accuracy: list[float]
     share: list[float]
     error: float
+
+
+def mean_percent(values: list[float | None], spread: bool = True) -> str:
+    """Mean of shares in percent, with the standard deviation of several; a dash where there are none."""
+    from statistics import fmean, stdev
+
+    percent = [100 * value for value in values if value is not None]
+    if not percent:
+        return "–"
+    deviation = f" ± {stdev(percent):.2f}" if spread and len(percent) > 1 else ""
+    return f"{fmean(percent):.2f}{deviation}"

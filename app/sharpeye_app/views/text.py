@@ -10,9 +10,9 @@ import streamlit as st
 from sharpeye.errors import InputError
 from sharpeye.runs.store import FINISHED
 from sharpeye.runs.supervisor import ensure_supervisor
-from sharpeye.runs.text_review import TEXT_VERDICTS, TextReview, open_text_review
+from sharpeye.runs.text_review import TEXT_VERDICTS, TextReview, json_lines, open_text_review
 from sharpeye.text.config import TextConfig
-from sharpeye_app.parts import address, in_page_words, plain
+from sharpeye_app.parts import chosen_run, in_page_words, plain
 from sharpeye_app.readers import text_runs, workspace
 from sharpeye_app.reviewer import reviewer
 from sharpeye_app.source_form import ask_path
@@ -108,10 +108,11 @@ def show_prompt(review: TextReview) -> int:
     return row
 
 
-def show_example(review: TextReview, at: int, order: np.ndarray, prompt: int, who: str) -> None:
+def show_example(
+    review: TextReview, made: pd.DataFrame, at: int, order: np.ndarray, prompt: int, who: str
+) -> None:
     """The example that is looked at, and what can be done with it."""
     chosen, beside = review.training.iloc[order[at]], review.validation.iloc[prompt]
-    made = review.decisions()
     name = str(chosen["id"])
     verdict = str(made.loc[name, "verdict"]) if name in made.index else ""
     badge = f" :green-badge[{TEXT_VERDICTS[verdict].badge}]" if verdict else ""
@@ -167,14 +168,16 @@ def show_example(review: TextReview, at: int, order: np.ndarray, prompt: int, wh
         st.error(in_page_words(problem))
 
 
-def show_list(review: TextReview, order: np.ndarray, prompt: int) -> None:
+def show_list(review: TextReview, made: pd.DataFrame, order: np.ndarray, prompt: int) -> None:
     """The first of the order, as a table."""
     rows = order[:SHOWN]
-    made = review.decisions()["verdict"]
+    verdicts = made["verdict"]
     table = review.training.iloc[rows]
     shown = pd.DataFrame(
         {
-            "decision": [TEXT_VERDICTS[made[name]].badge if name in made else "" for name in table["id"]],
+            "decision": [
+                TEXT_VERDICTS[verdicts[name]].badge if name in verdicts else "" for name in table["id"]
+            ],
             "prompt": table["prompt"].str.strip().str[-80:],
             "completion": table["completion"],
             "class": table["class"],
@@ -185,19 +188,17 @@ def show_list(review: TextReview, order: np.ndarray, prompt: int) -> None:
     st.dataframe(shown, hide_index=True, height=320)
 
 
-def offer_export(review: TextReview) -> None:
-    """The cleaned examples as a download."""
-    made = review.decisions()
+def offer_export(review: TextReview, made: pd.DataFrame) -> None:
+    """The cleaned examples as a download, made only when it is asked for."""
     counts = made["verdict"].value_counts()
     said = ", ".join(
         f"{counts[kind]:,} {one.badge.lower()}" for kind, one in TEXT_VERDICTS.items() if kind in counts
     )
     st.caption(f"Decided: {said or 'nothing yet'}.")
-    table = review.cleaned()
-    content = table.to_json(orient="records", lines=True, force_ascii=False)
+    kept = len(review.training) - counts.get("drop", 0)
     st.download_button(
-        f"Cleaned examples, JSON lines ({len(table):,})",
-        content,
+        f"Cleaned examples, JSON lines ({kept:,})",
+        lambda: json_lines(review.cleaned()),
         "cleaned.jsonl",
         icon=":material/download:",
         on_click="ignore",
@@ -225,17 +226,7 @@ start_form(not runs)
 if not runs:
     st.info("No run on text yet. Start one above: it goes on when this page is closed.")
     st.stop()
-titles = {row.id: row.title for row in runs}
-asked = st.query_params.get("run")
-known = [run for run in titles if asked and run.startswith(asked)]
-chosen = st.selectbox(
-    "Run",
-    list(titles),
-    index=list(titles).index(known[0]) if known else 0,
-    format_func=titles.__getitem__,
-    label_visibility="collapsed",
-)
-address(run=chosen)
+chosen = chosen_run(runs, "chosen_text_run")
 row = next(row for row in runs if row.id == chosen)
 for note in row.notes.splitlines():
     st.warning(plain(note))
@@ -253,12 +244,12 @@ try:
 except InputError as error:
     st.error(plain(str(error)))
     st.stop()
-who = reviewer()
+who, made = reviewer(), review.decisions()
 left, right = st.columns([2, 3], gap="large")
 with left:
     prompt = show_prompt(review)
     show_quality(review)
-    offer_export(review)
+    offer_export(review, made)
 with right:
     shown = st.segmented_control("Training examples", ORDERS, default=ORDERS[0], required=True)
     st.caption(ABOUT[shown])
@@ -269,5 +260,5 @@ with right:
         ORDERS[3]: lambda: np.argsort(review.training["rank"].to_numpy()),
     }
     order = orders[shown]()
-    show_example(review, focus(review, order, f"{shown} {prompt}"), order, prompt, who)
-    show_list(review, order, prompt)
+    show_example(review, made, focus(review, order, f"{shown} {prompt}"), order, prompt, who)
+    show_list(review, made, order, prompt)

@@ -25,7 +25,7 @@ from sharpeye.config import (
 )
 from sharpeye.errors import InputError
 from sharpeye.files import file_stamp, replacing
-from sharpeye.quality import METRIC_TITLES
+from sharpeye.quality import METRIC_TITLES, mean_percent
 from sharpeye.runs.workspace import open_workspace
 from sharpeye.specs import absolute
 
@@ -230,13 +230,15 @@ def markdown(results: "dict[str, list[RunResult]]") -> str:
     notes = []
     for name, runs in results.items():
         for method in runs[0].methods:
-            cells = (_mean([getattr(run.methods[method], measure) for run in runs]) for measure in MEASURES)
+            cells = (
+                mean_percent([getattr(run.methods[method], measure) for run in runs]) for measure in MEASURES
+            )
             lines.append(f"| {name} | {method} | {' | '.join(cells)} |")
         auc, accuracy = PAPER[name]
         missing = " – |" * (len(MEASURES) - 2)
         lines.append(f"| {name} | *fvm in the paper* | *{auc:.2f}* | *{accuracy:.2f}* |{missing}")
-        given = _mean([run.label_accuracy.given for run in runs], spread=False)
-        cleaned = _mean([run.label_accuracy.cleaned for run in runs], spread=False)
+        given = mean_percent([run.label_accuracy.given for run in runs], spread=False)
+        cleaned = mean_percent([run.label_accuracy.cleaned for run in runs], spread=False)
         minutes = max(run.seconds for run in runs) / 60
         notes.append(
             f"{name}: {len(runs)} seed{'s' if len(runs) > 1 else ''}, {runs[0].n:,} images, at most "
@@ -256,14 +258,3 @@ def markdown(results: "dict[str, list[RunResult]]") -> str:
             f"{name}: minutes of each stage, mean over the runs that computed it: {spent or 'none did'}"
         )
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
-
-
-def _mean(values: list[float | None], spread: bool = True) -> str:
-    """Mean of shares in percent, with the standard deviation of several; a dash where there are none."""
-    from statistics import fmean, stdev
-
-    percent = [100 * value for value in values if value is not None]
-    if not percent:
-        return "–"
-    deviation = f" ± {stdev(percent):.2f}" if spread and len(percent) > 1 else ""
-    return f"{fmean(percent):.2f}{deviation}"

@@ -40,13 +40,18 @@ def workspace_option(default: str) -> Callable[[Any], Any]:
 WORKSPACE = workspace_option(DEFAULT_WORKSPACE)
 
 
+def names_of(text: str) -> tuple[str, ...]:
+    """The names in `A,B,…`, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
 def method_names(text: str) -> tuple[str, ...]:
     """The methods of `--method A,B,…`, each once.
 
     Raises:
         InputError: there is none.
     """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = names_of(text)
     if not names:
         raise InputError("--method: name at least one method")
     return names

@@ -2,16 +2,16 @@
 
 import sys
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from sharpeye.api import TextRun, submit_text
-from sharpeye.commands.options import DEVICE, JSON, LIMIT, WORKSPACE, method_names
+from sharpeye.commands.options import DEVICE, JSON, LIMIT, WORKSPACE, method_names, names_of
 from sharpeye.commands.waiting import finished
 from sharpeye.errors import InputError
+from sharpeye.quality import mean_percent
 from sharpeye.text.config import CURVATURES, DEFAULT_METHODS, METHODS, TextConfig
 
 if TYPE_CHECKING:
@@ -36,8 +36,12 @@ MODEL = click.option(
     help="Folder or name of a causal model of Hugging Face, or a .gguf file.",
 )
 TRAINING = (
-    click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True, help="Of LoRA."),
-    click.option("--alpha", type=click.IntRange(min=1), default=16, show_default=True, help="Of LoRA."),
+    click.option(
+        "--rank", type=click.IntRange(min=1), default=TextConfig.rank, show_default=True, help="Of LoRA."
+    ),
+    click.option(
+        "--alpha", type=click.IntRange(min=1), default=TextConfig.alpha, show_default=True, help="Of LoRA."
+    ),
     click.option(
         "--projections",
         default="",
@@ -114,7 +118,7 @@ def text(workspace: str, as_json: bool, methods: str, projections: str, **option
     Example:
       sharpeye text --train train.jsonl --validation trusted.jsonl --model SmolLM2-135M/
     """
-    config = TextConfig(methods=method_names(methods), projections=_names(projections), **options)
+    config = TextConfig(methods=method_names(methods), projections=names_of(projections), **options)
     print_text_result(submit_text(config, workspace), as_json)
 
 
@@ -160,7 +164,7 @@ def bench_text(
             str(paths[0]),
             str(paths[1]),
             methods=method_names(methods),
-            projections=_names(projections),
+            projections=names_of(projections),
             say=False,
             seed=seed,
             **options,
@@ -173,6 +177,8 @@ def bench_text(
 
 def markdown(task: str, results: "list[TextResult]") -> str:
     """The table of a task, mean ± standard deviation over seeds, beside the paper's figures."""
+    from statistics import fmean
+
     lines = [
         f"{task}: {results[0].n} training and {results[0].validation} validation examples, {len(results)} "
         f"seeds, {results[0].device}",
@@ -185,27 +191,16 @@ def markdown(task: str, results: "list[TextResult]") -> str:
         paper = PAPER[task].get(method)
         beside = "–" if paper is None else f"{paper[0]:.2f} / {paper[1]:.2f}"
         spent = fmean(one.seconds for one in found)
-        shown = (_spread([one.auc for one in found]), _spread([one.recall for one in found]))
+        shown = (mean_percent([one.auc for one in found]), mean_percent([one.recall for one in found]))
         lines.append(f"| {method} | {shown[0]} | {shown[1]} | {beside} | {spent:.0f} |")
     if results[0].detection:
         lines += ["", "| to find swapped completions | AUC |", "|---|---:|"]
         for name in results[0].detection:
-            lines.append(f"| {name} | {_spread([result.detection[name] for result in results])} |")
+            lines.append(f"| {name} | {mean_percent([result.detection[name] for result in results])} |")
     taken = ", ".join(f"{result.seconds / 60:.0f}" for result in results)
     memory = max(result.peak_memory_mb for result in results)
     lines += ["", f"Minutes a run: {taken}; memory at most {memory:,.0f} MB."]
     return "\n".join(lines)
-
-
-def _spread(values: list[float | None]) -> str:
-    percent = [100 * value for value in values if value is not None]
-    if not percent:
-        return "–"
-    return f"{fmean(percent):.2f}" + (f" ± {stdev(percent):.2f}" if len(percent) > 1 else "")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def print_text_result(run: TextRun, as_json: bool) -> None:

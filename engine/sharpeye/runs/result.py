@@ -1,6 +1,7 @@
 """The result of a run, as result.json and `--json` hold it."""
 
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -109,15 +110,35 @@ class OutdatedResult(InputError):
     """A result that an earlier version of this program computed, and that lacks what this one shows."""
 
 
+class Computed(Protocol):
+    """A result, which says what version of the program computed it."""
+
+    @property
+    def version(self) -> int: ...
+
+
+Kind = TypeVar("Kind", bound=Computed)
+
+
 def parse_result(text: str | bytes) -> RunResult:
-    """Read a result from JSON.
+    """Read a result from JSON; errors as of `parsed`."""
+    return parsed(text, RunResult)
+
+
+def read_result(folder: RunFolder) -> RunResult:
+    """The result of a run; errors as of `result_in`."""
+    return result_in(folder, RunResult)
+
+
+def parsed(text: str | bytes, kind: type[Kind]) -> Kind:
+    """Read a result of some kind from JSON.
 
     Raises:
         OutdatedResult: it was computed by another version of this program.
         InputError: it is no JSON.
     """
     try:
-        result = msgspec.json.decode(text, type=RunResult)
+        result = msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError:
         result = None
     except (msgspec.DecodeError, ValueError) as error:
@@ -129,8 +150,8 @@ def parse_result(text: str | bytes) -> RunResult:
     return result
 
 
-def read_result(folder: RunFolder) -> RunResult:
-    """The result of a run.
+def result_in(folder: RunFolder, kind: type[Kind]) -> Kind:
+    """The result of some kind in the folder of a run.
 
     Raises:
         InputError: it has none yet.
@@ -138,4 +159,4 @@ def read_result(folder: RunFolder) -> RunResult:
     """
     if not folder.result.exists():
         raise InputError(f"run {folder.root.name} has no scores yet")
-    return parse_result(folder.result.read_bytes())
+    return parsed(folder.result.read_bytes(), kind)

@@ -4,9 +4,8 @@ computed again."""
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -18,33 +17,25 @@ from safetensors.torch import save_file as save_torch_file
 from sklearn.metrics import roc_auc_score
 
 from sharpeye.config import VERSION
+from sharpeye.curvature.gradients import Gradients
 from sharpeye.curvature.kronecker import KroneckerCurvature
-from sharpeye.files import file_stamp, replacing
-from sharpeye.progress import Progress, Report, timed
+from sharpeye.errors import InputError
+from sharpeye.files import replacing
+from sharpeye.progress import Report, image_report, timed
 from sharpeye.runs.artifacts import artifact_path, cached
 from sharpeye.runs.context import Execution, Note, with_smaller_batches
 from sharpeye.runs.scores import ranks_of
+from sharpeye.runs.stages import curvature_stage, minimum_stage
 from sharpeye.runs.store import RunRow, describe_dataset, store
 from sharpeye.runs.text_result import PairQuality, TextResult
-from sharpeye.runs.text_stages import (
-    LOAD,
-    PAIRS,
-    PLAIN,
-    SAY,
-    TRAIN,
-    curvature_stage,
-    gradient_stage,
-    minima_of,
-    minimum_stage,
-)
-from sharpeye.runs.text_submission import TextSplits, identify_text, read_splits
+from sharpeye.runs.text_stages import LOAD, PAIRS, PLAIN, SAY, TRAIN, gradient_stage, minima_of, optimizer_of
+from sharpeye.runs.text_submission import TextSplits, identify_text, model_key, read_splits
 from sharpeye.runs.workspace import Workspace
 from sharpeye.text import influence
 from sharpeye.text.baselines import bm25, embedding_similarity
 from sharpeye.text.config import PLAIN_METHODS, TRAINED_METHODS, TextConfig
 from sharpeye.text.examples import TextExamples
 from sharpeye.text.gradients import (
-    BATCH,
     SAMPLED_TOKENS,
     Vectors,
     fisher_batches,
@@ -54,19 +45,18 @@ from sharpeye.text.gradients import (
 )
 from sharpeye.text.influence import StoredGradients
 from sharpeye.text.language_models import (
+    BATCH,
     EncodedExample,
     LanguageModel,
     LoraPlan,
     encode,
     load_language_model,
+    reset_lora,
 )
 from sharpeye.text.quality import class_auc, class_recall, importance
 from sharpeye.text.saying import say
-from sharpeye.text.training import LoraTraining, train_lora
+from sharpeye.text.training import LoraTraining, load_lora, train_lora
 from sharpeye.training.devices import generator, peak_memory_mb, select_device
-
-if TYPE_CHECKING:
-    from sharpeye.curvature.gradients import Gradients
 
 # Of the Newton step that finds wrong completions: draws of an example's own Hessian, and its weight, relative
 # to the curvature of the validation risk.
@@ -160,7 +150,7 @@ def execute_text(
     splits = load(config, row, workspace, execution)
     context = prepared(config, workspace, execution, splits)
     before = said(context, splits.validation, "start") if config.say else None
-    trained, epoch_seconds = training_of(context, "start", TRAIN, context.training, "training", config.epochs)
+    trained = training_of(context, "start", TRAIN, context.training, "training", config.epochs)
     matrices: dict[str, np.ndarray] = {}
     spent: dict[str, float] = {}
 
@@ -174,9 +164,10 @@ def execute_text(
     scores, after = None, None
     for kind in minima_of(config):
         minimum, curvature = validation_minimum(context, trained, kind)
-        compute_minimum(context, kind, minimum, curvature, compute, seconds)
+        own = own_influence(context, kind, minimum, curvature)
+        compute_minimum(context, kind, minimum, curvature, own, compute, seconds)
         if scores is None:
-            scores = example_scores(context, kind, minimum, curvature)
+            scores = example_scores(context, kind, minimum, curvature, own())
             after = said(context, splits.validation, minimum) if config.say else None
     if "bm25" in config.methods:
         compute("bm25", lambda: bm25(splits.training, splits.validation), 0.0)
@@ -193,7 +184,6 @@ def execute_text(
         ranked_by=config.methods[0],
         seconds=round(time.monotonic() - started, 1),
         stage_seconds={name: round(value, 1) for name, value in seconds.items()},
-        epoch_seconds=epoch_seconds,
         device=str(execution.device),
         peak_memory_mb=peak_memory_mb(),
         methods={name: quality_of(name, matrices[name], splits, spent[name]) for name in config.methods},
@@ -215,8 +205,6 @@ def load(config: TextConfig, row: RunRow, workspace: Workspace, execution: Execu
     Raises:
         InputError: they are not what they were when the run was submitted, or cannot be used.
     """
-    from sharpeye.errors import InputError
-
     execution.start(LOAD)
     splits = read_splits(config)
     if identify_text(config, splits)[0] != row.id:
@@ -247,16 +235,6 @@ def prepared(
     return TextContext(config, workspace, execution, model, training, validation, repr(parts))
 
 
-def model_key(path: str) -> str:
-    """What identifies a model: its name, or the state of its file or of the files of its folder."""
-    place = Path(path).expanduser()
-    if place.is_file():
-        return repr(file_stamp(place))
-    if place.is_dir():
-        return repr([file_stamp(one) for one in sorted(place.iterdir()) if one.is_file()])
-    return path
-
-
 def training_of(
     context: TextContext,
     start: str,
@@ -266,8 +244,8 @@ def training_of(
     epochs: int,
     optimizer: str = "erm",
     batch_size: int = TRAINING_BATCH,
-) -> tuple[str, float | None]:
-    """Train from a checkpoint to another one; its path, and the seconds of an epoch where one was trained.
+) -> str:
+    """Train from a checkpoint to another one; its path.
 
     Args:
         context: of the run.
@@ -280,39 +258,30 @@ def training_of(
         batch_size: examples a step.
     """
     if not epochs:
-        return start, None
+        return start
     config = context.config
     plan = LoraTraining(epochs, optimizer, config.learning_rate, batch_size, sigma=config.sigma)
     inputs = TrainingInputs(context.identity, examples, plan, config.seed, Path(start).name)
     path = artifact_path(context, f"lora {stage}", inputs)
     set_parameters(context, start)
-    epoch_started: list[float] = []
-
-    def report(step: Progress) -> None:
-        if len(epoch_started) <= step.done:
-            epoch_started.append(time.monotonic())
-        context.execution.report(step)
-
-    train_lora(context.model, encoded, plan, seed=config.seed, checkpoint=path, stage=stage, report=report)
-    whole = len(epoch_started) - 1
-    lasted = round((epoch_started[-1] - epoch_started[0]) / whole, 1) if whole > 0 else None
-    return str(path), lasted
+    train_lora(
+        context.model,
+        encoded,
+        plan,
+        seed=config.seed,
+        checkpoint=path,
+        stage=stage,
+        report=context.execution.report,
+    )
+    return str(path)
 
 
 def set_parameters(context: TextContext, checkpoint: str) -> None:
     """Put the LoRA parameters of a checkpoint into the model; `start` for new ones, B = 0."""
     if checkpoint == "start":
-        fresh = generator(context.config.seed, 0)
-        with torch.no_grad():
-            for name, layer in context.model.layers.items():
-                bound = layer.weight.shape[1] ** -0.5
-                drawn = (2 * torch.rand(layer.weight.shape, generator=fresh) - 1) * bound
-                layer.weight.copy_(drawn if ".lora_A." in name else torch.zeros_like(drawn))
-        return
-    tensors = load_torch_file(checkpoint)
-    with torch.no_grad():
-        for name, layer in context.model.layers.items():
-            layer.weight.copy_(tensors[f"model.{name}"])
+        reset_lora(context.model, context.config.seed)
+    else:
+        load_lora(context.model, load_torch_file(checkpoint))
 
 
 def said(context: TextContext, examples: TextExamples, checkpoint: str) -> list[str]:
@@ -336,15 +305,14 @@ def said(context: TextContext, examples: TextExamples, checkpoint: str) -> list[
 def validation_minimum(context: TextContext, trained: str, kind: str) -> tuple[str, KroneckerCurvature]:
     """Train to a minimum of the validation risk, and fit the curvature there."""
     config = context.config
-    optimizer = "lpf-sgd" if kind == "flat" else "erm"
-    minimum, _ = training_of(
+    minimum = training_of(
         context,
         trained,
-        minimum_stage(kind),
+        minimum_stage(optimizer_of(kind)),
         context.validation,
         "validation",
         config.validation_epochs,
-        optimizer,
+        optimizer_of(kind),
         VALIDATION_BATCH,
     )
     inputs = CurvatureInputs(
@@ -392,11 +360,24 @@ def compute_trained(
         compute(method, action, seconds.get(stage, 0.0))
 
 
+def own_influence(
+    context: TextContext, kind: str, minimum: str, curvature: KroneckerCurvature
+) -> Callable[[], np.ndarray]:
+    """What gives self-influence of the training examples at a minimum: computed once, by who asks first."""
+
+    def compute() -> np.ndarray:
+        training = stored_gradients(context, minimum, gradient_stage(kind), "training")
+        return influence.self_influence(curvature, training, context.execution.device)
+
+    return cache(compute)
+
+
 def compute_minimum(
     context: TextContext,
     kind: str,
     minimum: str,
     curvature: KroneckerCurvature,
+    own: Callable[[], np.ndarray],
     compute: Callable[[str, Callable[[], np.ndarray], float], None],
     seconds: dict[str, float],
 ) -> None:
@@ -410,7 +391,6 @@ def compute_minimum(
     if plain in config.methods:
         compute(plain, signed, shared)
     if f"{plain}_normalized" in config.methods:
-        own = partial(influence.self_influence, curvature, training, device)
         compute(f"{plain}_normalized", lambda: influence.normalized(signed(), own()), shared)
     if f"{plain}_tokens" in config.methods:
         samples = [
@@ -458,7 +438,11 @@ def stored_gradients(
                     temporary, "w+", dtype=np.float16, shape=(len(encoded), width)
                 )
                 for part, gradients, losses in gradient_batches(
-                    model, encoded, vectors, max(1, BATCH // divisor), progress_of(context, stage)
+                    model,
+                    encoded,
+                    vectors,
+                    max(1, BATCH // divisor),
+                    image_report(stage, context.execution.report, "example"),
                 ):
                     known["scale"][part], kept[part] = halved(gradients)
                     known["loss"][part] = losses.cpu().numpy()
@@ -471,28 +455,15 @@ def stored_gradients(
     return StoredGradients(np.load(rows, mmap_mode="r"), known["scale"], known["loss"], shapes)
 
 
-def halved(gradients: "Gradients") -> tuple[np.ndarray, np.ndarray]:
+def halved(gradients: Gradients) -> tuple[np.ndarray, np.ndarray]:
     """Root mean squares of a batch's gradients, (B,), and the gradients over these in float16, (B, D)."""
     flat = torch.cat([layer.dense()[0].flatten(1) for layer in gradients.values()], 1)
     scale = flat.square().mean(1).sqrt().clamp_min(1e-30)
     return scale.cpu().numpy(), (flat / scale[:, None]).half().cpu().numpy()
 
 
-def progress_of(context: TextContext, stage: str) -> Callable[[int, int], None]:
-    """A report of examples done as the progress of a stage."""
-    started = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        rate = done / max(time.monotonic() - started, 1e-9)
-        context.execution.report(
-            Progress(stage, done, total, "example", None, rate, (total - done) / max(rate, 1e-9))
-        )
-
-    return report
-
-
 def example_scores(
-    context: TextContext, kind: str, minimum: str, curvature: KroneckerCurvature
+    context: TextContext, kind: str, minimum: str, curvature: KroneckerCurvature, own: np.ndarray
 ) -> ExampleScores:
     """What is known of each training example by itself, at a validation minimum."""
     stage, device = gradient_stage(kind), context.execution.device
@@ -503,7 +474,6 @@ def example_scores(
         if context.config.corrupt
     ]
     context.execution.start(PAIRS)
-    own = influence.self_influence(curvature, training, device)
     newton = (
         influence.newton_influence(curvature, training, drawn, NEWTON_WEIGHT, device) if drawn else own[:0]
     )

@@ -2,11 +2,7 @@
 
 from dataclasses import dataclass
 
-import msgspec
-
-from sharpeye.config import VERSION
-from sharpeye.errors import InputError
-from sharpeye.runs.result import OutdatedResult
+from sharpeye.runs.result import result_in
 from sharpeye.runs.workspace import RunFolder
 
 
@@ -38,8 +34,6 @@ class TextResult:
         ranked_by: the method whose influence is shown.
         seconds: duration of the process that finished the run.
         stage_seconds: duration of each stage that was computed.
-        epoch_seconds: of the last epoch of forward and backward passes over the training examples; None where
-            an earlier run had trained.
         device: name of the device.
         peak_memory_mb: of the process.
         methods: quality of each, the ranking one first.
@@ -53,7 +47,6 @@ class TextResult:
     ranked_by: str
     seconds: float
     stage_seconds: dict[str, float]
-    epoch_seconds: float | None
     device: str
     peak_memory_mb: float
     methods: dict[str, PairQuality]
@@ -67,14 +60,4 @@ def read_text_result(folder: RunFolder) -> TextResult:
         InputError: it has none yet, or it is damaged.
         OutdatedResult: it was computed by another version of this program.
     """
-    if not folder.result.exists():
-        raise InputError(f"run {folder.root.name} has no scores yet")
-    try:
-        result = msgspec.json.decode(folder.result.read_bytes(), type=TextResult)
-    except msgspec.ValidationError:
-        result = None
-    except (msgspec.DecodeError, ValueError) as error:
-        raise InputError(f"the result of this run is damaged ({error}): see `sharpeye doctor`") from error
-    if result is None or result.version != VERSION:
-        raise OutdatedResult("this run was computed by an earlier version of Sharpeye: start it again")
-    return result
+    return result_in(folder, TextResult)

@@ -136,12 +136,17 @@ class TextReview:
         table = self.cleaned()
         try:
             with replacing(folder / "cleaned.jsonl") as temporary:
-                table.to_json(temporary, orient="records", lines=True, force_ascii=False)
+                temporary.write_text(json_lines(table), encoding="utf-8")
             with store(self.workspace) as connection, replacing(folder / "decisions.csv") as temporary:
                 read_log(connection, self.dataset).to_csv(temporary, index=False)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written to ({error})") from error
         return len(table)
+
+
+def json_lines(table: pd.DataFrame) -> str:
+    """A table as JSON lines."""
+    return table.to_json(orient="records", lines=True, force_ascii=False)
 
 
 def open_text_review(workspace: Workspace, run: str) -> TextReview:

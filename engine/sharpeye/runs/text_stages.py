@@ -1,22 +1,18 @@
 """The stages of a run on text, in the order in which they run. Never torch."""
 
+from sharpeye.runs.stages import curvature_stage, minimum_stage
 from sharpeye.text.config import PLAIN_METHODS, TRAINED_METHODS, TextConfig
 
 LOAD, TRAIN, SAY, PAIRS, PLAIN = "load", "train", "say", "pairs", "plain baselines"
 
 
-def minimum_stage(kind: str) -> str:
-    """Training to the `flat` or `erm` minimum."""
-    return f"minimum ({'lpf-sgd' if kind == 'flat' else 'erm'})"
-
-
-def curvature_stage(kind: str) -> str:
-    """Fitting the curvature there."""
-    return f"curvature ({kind})"
+def optimizer_of(kind: str) -> str:
+    """What trains to a `flat` or `erm` minimum."""
+    return "lpf-sgd" if kind == "flat" else "erm"
 
 
 def gradient_stage(kind: str) -> str:
-    """Gradients of all examples there, or at the `trained` model."""
+    """Gradients of all examples at a `flat` or `erm` minimum, or at the `trained` model."""
     return f"gradients ({kind})"
 
 
@@ -30,7 +26,7 @@ def text_stages(config: TextConfig) -> tuple[str, ...]:
     if any(method in TRAINED_METHODS for method in config.methods):
         stages.append(gradient_stage("trained"))
     for kind in minima_of(config):
-        stages += [minimum_stage(kind), curvature_stage(kind), gradient_stage(kind)]
+        stages += [minimum_stage(optimizer_of(kind)), curvature_stage(kind), gradient_stage(kind)]
     stages.append(PAIRS)
     if any(method in PLAIN_METHODS for method in config.methods):
         stages.append(PLAIN)

@@ -87,12 +87,21 @@ def swap_completions(examples: TextExamples, share: float, seed: int) -> tuple[T
     return replace(examples, completions=tuple(completions)), swapped
 
 
+def model_key(path: str) -> str:
+    """What identifies a model: its name, or the state of its file or of the files of its folder."""
+    place = Path(path).expanduser()
+    if place.is_file():
+        return repr(file_stamp(place))
+    if place.is_dir():
+        return repr([file_stamp(one) for one in sorted(place.iterdir()) if one.is_file()])
+    return path
+
+
 def identify_text(config: TextConfig, splits: TextSplits) -> tuple[str, str]:
     """Ids of a run and of its training data; both change with what the examples say, the first also with the
-    model's file."""
+    model's files."""
     dataset = digest("text", Path(config.train).name, splits.training.key())
-    model = file_stamp(Path(config.model).expanduser()) if Path(config.model).is_file() else config.model
-    return digest(VERSION, asdict(config), model, dataset, splits.validation.key()), dataset
+    return digest(VERSION, asdict(config), model_key(config.model), dataset, splits.validation.key()), dataset
 
 
 def submit_text(connection: sqlite3.Connection, config: TextConfig) -> RunRow:

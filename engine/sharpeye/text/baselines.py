@@ -6,14 +6,13 @@ import torch
 from sharpeye.errors import InputError
 from sharpeye.text.examples import TextExamples
 from sharpeye.text.language_models import (
+    BATCH,
     MISSING,
     EncodedExample,
     LanguageModel,
     batches_by_length,
     token_batch,
 )
-
-BATCH = 16
 
 
 def bm25(training: TextExamples, validation: TextExamples) -> np.ndarray:
@@ -50,14 +49,7 @@ def embeddings(model: LanguageModel, encoded: list[EncodedExample]) -> np.ndarra
     with causal.disable_adapter():
         for rows in batches_by_length(encoded, BATCH):
             batch = token_batch(encoded, rows, model.device)
-            output = causal(
-                input_ids=batch.tokens,
-                attention_mask=batch.mask,
-                position_ids=(batch.mask.cumsum(1) - 1).clamp_min(0),
-                output_hidden_states=True,
-                logits_to_keep=1,
-                use_cache=False,
-            )
+            output = causal(**batch.inputs(), output_hidden_states=True, logits_to_keep=1, use_cache=False)
             weights = batch.mask[:, :, None].float()
             mean = (output.hidden_states[-1].float() * weights).sum(1) / weights.sum(1)
             unit = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()

@@ -8,6 +8,7 @@ from torch import Tensor
 from sharpeye.curvature.base import GradientBatches
 from sharpeye.curvature.gradients import Backward, Gradients, LayerGradients
 from sharpeye.text.language_models import (
+    BATCH,
     EncodedExample,
     LanguageModel,
     TokenBatch,
@@ -18,7 +19,6 @@ from sharpeye.text.language_models import (
 from sharpeye.training.devices import generator
 
 SAMPLED_TOKENS = 31
-BATCH = 16
 
 Vectors = Callable[[Tensor, TokenBatch], Tensor]
 """From logits (B, T, V) to K vectors v at them, (K, B, T, V)."""

@@ -52,9 +52,9 @@ class StoredGradients:
             yield name, unit.float() * scale
             start += out * inside
 
-    def vectors(self, device: torch.device) -> Vector:
-        """All gradients, by matrix, (N, O, I)."""
-        return {name: part.reshape(-1, *self.shapes[name]) for name, part in self.matrices(device)}
+    def whole(self, device: torch.device) -> Tensor:
+        """All gradients, (N, D), where they are few."""
+        return torch.cat([block for _, block in self.rows(device)])
 
 
 def dot_products(training: StoredGradients, directions: Tensor) -> np.ndarray:
@@ -67,7 +67,7 @@ def dot_products(training: StoredGradients, directions: Tensor) -> np.ndarray:
 
 def preconditioned(curvature: KroneckerCurvature, gradients: StoredGradients, device: torch.device) -> Tensor:
     """(H + λ)⁻¹g of each gradient, (V, D)."""
-    solved = curvature.inverse_product(gradients.vectors(device))
+    solved = curvature.inverse_product(split(gradients.whole(device), gradients.shapes))
     return torch.cat([part.flatten(1) for part in solved.values()], 1)
 
 
@@ -170,7 +170,7 @@ def split(rows: Tensor, shapes: dict[str, tuple[int, int]]) -> Vector:
 
 def tracin(training: StoredGradients, validation: StoredGradients, device: torch.device) -> np.ndarray:
     """⟨g_i, g_v⟩ at the trained model, (N, V): TracIn at its last checkpoint (arXiv 2002.08484)."""
-    return dot_products(training, torch.cat([block for _, block in validation.rows(device)]))
+    return dot_products(training, validation.whole(device))
 
 
 def cosine(training: StoredGradients, validation: StoredGradients, device: torch.device) -> np.ndarray:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from sharpeye.errors import InputError
 from sharpeye.text.examples import TextExamples
-from sharpeye.training.devices import matrix_autocast
+from sharpeye.training.devices import generator, matrix_autocast
 
+# Examples that pass through the model at once.
+BATCH = 16
 MISSING = "text needs the packages of `pip install 'sharpeye[text]'` ({})"
 
 
@@ -52,13 +54,7 @@ class CompletionNetwork(nn.Module):
         # The token before the first one of the completion expects it.
         keep = batch.targets.shape[1] + 1
         with matrix_autocast(batch.tokens.device):
-            output = self.causal(
-                input_ids=batch.tokens,
-                attention_mask=batch.mask,
-                position_ids=(batch.mask.cumsum(1) - 1).clamp_min(0),
-                logits_to_keep=keep,
-                use_cache=False,
-            )
+            output = self.causal(**batch.inputs(), logits_to_keep=keep, use_cache=False)
         logits: Tensor = output.logits[:, -keep:-1]
         return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -128,7 +124,6 @@ def load_language_model(path: str, plan: LoraPlan, device: torch.device, seed: i
         raise InputError(
             f"--model {path}: is no causal language model that can be read ({reason})"
         ) from error
-    torch.manual_seed(seed)
     try:
         with _quiet():
             adapted = get_peft_model(
@@ -153,7 +148,19 @@ def load_language_model(path: str, plan: LoraPlan, device: torch.device, seed: i
     context = int(getattr(network.config, "max_position_embeddings", 0) or 1024)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return LanguageModel(CompletionNetwork(adapted).to(device).eval(), tokenizer, layers, context)
+    model = LanguageModel(CompletionNetwork(adapted).to(device).eval(), tokenizer, layers, context)
+    reset_lora(model, seed)
+    return model
+
+
+def reset_lora(model: LanguageModel, seed: int) -> None:
+    """New LoRA parameters: A uniform within ±1/√(its inputs), B zero, as of peft."""
+    draws = generator(seed, 0)
+    with torch.no_grad():
+        for name, layer in model.layers.items():
+            bound = layer.weight.shape[1] ** -0.5
+            drawn = (2 * torch.rand(layer.weight.shape, generator=draws) - 1) * bound
+            layer.weight.copy_(drawn if ".lora_A." in name else torch.zeros_like(drawn))
 
 
 @contextlib.contextmanager
@@ -207,14 +214,16 @@ class TokenBatch:
     targets: Tensor
     weights: Tensor
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def inputs(self) -> dict[str, Tensor]:
+        """What a causal model of Hugging Face is given; positions count from an example's first token."""
+        positions = (self.mask.cumsum(1) - 1).clamp_min(0)
+        return {"input_ids": self.tokens, "attention_mask": self.mask, "position_ids": positions}
 
 
 def token_batch(
     encoded: list[EncodedExample], rows: list[int], device: torch.device, pad: int = 0
 ) -> TokenBatch:
-    """A batch of some examples."""
+    """A batch of some examples; `pad` is the token before their first ones, which no other one sees."""
     chosen = [encoded[row] for row in rows]
     width, longest = max(len(one.tokens) for one in chosen), max(one.completion for one in chosen)
     tokens = torch.full((len(rows), width), pad)

@@ -3,10 +3,15 @@
 import torch
 
 from sharpeye.text.examples import TextExamples
-from sharpeye.text.language_models import EncodedExample, LanguageModel, batches_by_length
+from sharpeye.text.language_models import (
+    BATCH,
+    EncodedExample,
+    LanguageModel,
+    batches_by_length,
+    token_batch,
+)
 from sharpeye.training.devices import matrix_autocast
 
-BATCH = 16
 # Beyond the longest completion that is expected, and at most.
 MORE, MOST = 8, 96
 
@@ -29,20 +34,15 @@ def say(
 def _say(model: LanguageModel, prompts: list[EncodedExample], length: int, answers: list[str]) -> list[str]:
     tokenizer = model.tokenizer
     for rows in batches_by_length(prompts, BATCH):
-        width = max(len(prompts[row].tokens) for row in rows)
-        tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
-        mask = torch.zeros_like(tokens)
-        for at, row in enumerate(rows):
-            own = prompts[row].tokens
-            tokens[at, width - len(own) :], mask[at, width - len(own) :] = torch.tensor(own), 1
+        batch = token_batch(prompts, rows, model.device, tokenizer.pad_token_id)
         with matrix_autocast(model.device):
             said = model.network.causal.generate(
-                input_ids=tokens.to(model.device),
-                attention_mask=mask.to(model.device),
+                input_ids=batch.tokens,
+                attention_mask=batch.mask,
                 max_new_tokens=length,
                 do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
             )
         for at, row in enumerate(rows):
-            answers[row] = tokenizer.decode(said[at, width:], skip_special_tokens=True)
+            answers[row] = tokenizer.decode(said[at, batch.tokens.shape[1] :], skip_special_tokens=True)
     return answers

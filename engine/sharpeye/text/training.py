@@ -33,7 +33,6 @@ class LoraTraining:
         learning_rate: peak of AdamW's one-cycle schedule with REFERENCE_BATCH examples a step; it grows with
             the root of their number.
         batch_size: examples a step.
-        weight_decay: of AdamW.
         sigma: LPF-SGD's noise, relative to each filter's weights.
     """
 
@@ -41,7 +40,6 @@ class LoraTraining:
     optimizer: str = "erm"
     learning_rate: float = 1e-3
     batch_size: int = 16
-    weight_decay: float = 0.0
     sigma: float = 0.1
 
 
@@ -70,7 +68,7 @@ def train_lora(
     for parameter in parameters:
         parameter.requires_grad_(True)
     peak = plan.learning_rate * (plan.batch_size / REFERENCE_BATCH) ** 0.5
-    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=plan.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0)
     first = _load_checkpoint(checkpoint, model, optimizer) if checkpoint else 0
     steps = -(-len(encoded) // plan.batch_size)
     total, started, trained = plan.epochs * steps, time.monotonic(), 0
@@ -113,20 +111,15 @@ def shuffled_batches(encoded: list[EncodedExample], size: int, seed: int, epoch:
     return [batches[at] for at in torch.randperm(len(batches), generator=draws).tolist()]
 
 
-def lora_state(model: LanguageModel) -> dict[str, Tensor]:
-    """The LoRA parameters by name."""
-    return {name: layer.weight.detach().cpu().clone() for name, layer in model.layers.items()}
-
-
-def load_lora_state(model: LanguageModel, state: dict[str, Tensor]) -> None:
-    """Put LoRA parameters back."""
+def load_lora(model: LanguageModel, checkpoint: dict[str, Tensor]) -> None:
+    """Put the LoRA parameters of a checkpoint into a model."""
     with torch.no_grad():
         for name, layer in model.layers.items():
-            layer.weight.copy_(state[name])
+            layer.weight.copy_(checkpoint[f"model.{name}"])
 
 
 def _save_checkpoint(path: Path, model: LanguageModel, optimizer: torch.optim.Optimizer, epoch: int) -> None:
-    tensors = {f"model.{name}": value.contiguous() for name, value in lora_state(model).items()}
+    tensors = {f"model.{name}": layer.weight.detach().cpu() for name, layer in model.layers.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"moment.{index}.{name}": value.detach().cpu() for name, value in state.items()}
     with replacing(path) as temporary:
@@ -139,10 +132,7 @@ def _load_checkpoint(path: Path, model: LanguageModel, optimizer: torch.optim.Op
     with safe_open(path, "pt") as file:
         epoch: int = json.loads(file.metadata()["training"])["epoch"]
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    load_lora_state(
-        model,
-        {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")},
-    )
+    load_lora(model, tensors)
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("moment."):
