@@ -4,6 +4,7 @@ import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -113,7 +114,7 @@ def test_old_stores_migrate_and_newer_ones_are_refused(
 
 
 def test_network_file_systems_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mount = psutil._ntuples.sdiskpart("server:/x", str(tmp_path), "nfs4", "rw")
+    mount = SimpleNamespace(device="server:/x", mountpoint=str(tmp_path), fstype="nfs4", opts="rw")
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: [mount])
     with pytest.raises(InputError, match=r"network file system \(nfs4\)"):
         open_workspace(str(tmp_path / "ws"))
