@@ -54,7 +54,7 @@ class KroneckerLayer:
         kinds, _, positions, width = layer.output_gradients.shape
         # Rounding an eigenvector's entries to bf16 lets 10⁻⁶ of the mean eigenvalue leak into it, far less
         # than any damping.
-        with bf16_products():
+        with bf16_products(layer.output_gradients.device):
             if positions <= kinds * width:
                 factors = LayerGradients(
                     layer.activations @ self.inputs, layer.output_gradients @ self.outputs
@@ -284,7 +284,7 @@ def _eigenbases(batches: GradientBatches) -> dict[str, Basis]:
 
 def _add_moment(total: Tensor, rows: Tensor) -> None:
     """Add rowsᵀ rows to the blocks of a symmetric matrix on and above its diagonal."""
-    with bf16_products():
+    with bf16_products(rows.device):
         for start in range(0, len(total), BLOCK):
             total[start : start + BLOCK, start:] += rows[:, start : start + BLOCK].T @ rows[:, start:]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sharpeye.errors import InputError
 from sharpeye.text.examples import TextExamples
-from sharpeye.training.devices import generator, matrix_autocast
+from sharpeye.training.devices import autocast, generator
 
 # Examples that pass through the model at once.
 BATCH = 16
@@ -53,7 +53,7 @@ class CompletionNetwork(nn.Module):
     def forward(self, batch: "TokenBatch") -> Tensor:
         # The token before the first one of the completion expects it.
         keep = batch.targets.shape[1] + 1
-        with matrix_autocast(batch.tokens.device):
+        with autocast(batch.tokens.device):
             output = self.causal(**batch.inputs(), logits_to_keep=keep, use_cache=False)
         logits: Tensor = output.logits[:, -keep:-1]
         return logits if logits.dtype == torch.float64 else logits.float()

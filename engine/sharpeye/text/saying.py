@@ -10,7 +10,7 @@ from sharpeye.text.language_models import (
     batches_by_length,
     token_batch,
 )
-from sharpeye.training.devices import matrix_autocast
+from sharpeye.training.devices import autocast
 
 # Beyond the longest completion that is expected, and at most.
 MORE, MOST = 8, 96
@@ -35,7 +35,7 @@ def _say(model: LanguageModel, prompts: list[EncodedExample], length: int, answe
     tokenizer = model.tokenizer
     for rows in batches_by_length(prompts, BATCH):
         batch = token_batch(prompts, rows, model.device, tokenizer.pad_token_id)
-        with matrix_autocast(model.device):
+        with autocast(model.device):
             said = model.network.causal.generate(
                 input_ids=batch.tokens,
                 attention_mask=batch.mask,
