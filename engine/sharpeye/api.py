@@ -325,9 +325,31 @@ class TextRun(Run):
         from sharpeye.runs.text_review import open_text_review
 
         review = open_text_review(self.workspace, self.id)
-        row = review.validation_row(validation)
-        order = review.most_influential(row)[:count]
-        return review.training.iloc[order].assign(influence=review.influence(row)[order])
+        influence = review.influence(review.validation_row(validation))
+        order = review.most_influential(influence)[:count]
+        return review.training.iloc[order].assign(influence=influence[order])
+
+    def ask(self, prompt: str, completion: str = "", count: int = 20) -> "tuple[str, pd.DataFrame]":
+        """A completion of a prompt of one's own, and the training examples that influence it most.
+
+        Args:
+            prompt: any text.
+            completion: whose loss influence is about; empty for what the trained model says.
+            count: how many examples.
+
+        Raises:
+            InputError: the run has no scores yet, the prompt is empty, or the tables changed since the run.
+        """
+        import numpy as np
+
+        from sharpeye.runs.text_question import Question, answer
+        from sharpeye.runs.text_review import open_text_review
+
+        review = open_text_review(self.workspace, self.id)
+        found = answer(self.workspace, review, Question(prompt, completion), lambda *step: None)
+        influence = np.array(found.influence)
+        order = review.most_influential(influence)[:count]
+        return found.completion, review.training.iloc[order].assign(influence=influence[order])
 
     def decide(  # type: ignore[override]
         self, example: str, verdict: str, completion: str | None = None, *, who: str | None = None

@@ -52,4 +52,9 @@ def test_from_a_table_to_cleaned_examples(browser: Browser, tmp_path: Path) -> N
         rows = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
         assert len(rows) == 59
         assert names[0] not in {row["id"] for row in rows}
+        page.get_by_text("Your own", exact=True).click()
+        page.get_by_label("Your prompt").fill(rows[5]["prompt"])
+        page.get_by_role("button", name="Ask").click()
+        expect(page.get_by_text("Influence is about what the model says")).to_be_visible(timeout=WAIT)
+        expect(page.get_by_text(re.compile("^1 of 60 · train"))).to_be_visible(timeout=WAIT)
         context.close()

@@ -1,6 +1,7 @@
 """Text: which training examples taught a language model what it says to a prompt, and which look wrong."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -10,6 +11,7 @@ import streamlit as st
 from sharpeye.errors import InputError
 from sharpeye.runs.store import FINISHED
 from sharpeye.runs.supervisor import ensure_supervisor
+from sharpeye.runs.text_question import Question, ask, read_answer
 from sharpeye.runs.text_review import TEXT_VERDICTS, TextReview, json_lines, open_text_review
 from sharpeye.text.config import TextConfig
 from sharpeye_app.parts import chosen_run, in_page_words, plain
@@ -20,6 +22,7 @@ from sharpeye_app.submission import submit_text
 from sharpeye_app.text_marks import example, marked
 
 SHOWN = 30
+PROMPTS = ("Trusted", "Your own")
 ORDERS = ("Most influential", "Most helpful", "Most harmful", "Most suspicious")
 ABOUT = {
     ORDERS[0]: "Of all training examples, these changed most what the model says here.",
@@ -86,8 +89,23 @@ def focus(review: TextReview, order: np.ndarray, shown: str) -> int:
     return int(min(st.session_state["text-at"], len(order) - 1))
 
 
-def show_prompt(review: TextReview) -> int:
-    """Let the user pick a validation prompt; its row."""
+@dataclass(frozen=True)
+class Asked:
+    """A prompt, the completion that influence is about, and the influence of each training example, (N,)."""
+
+    prompt: str
+    completion: str
+    influence: np.ndarray
+
+
+def choose_prompt(review: TextReview) -> Asked | None:
+    """Let the user pick a trusted prompt, or type one; None until a typed one is answered."""
+    kind = st.segmented_control("Prompt", PROMPTS, default=PROMPTS[0], required=True, key="text-prompts")
+    return trusted_prompt(review) if kind == PROMPTS[0] else own_prompt(review)
+
+
+def trusted_prompt(review: TextReview) -> Asked:
+    """Let the user pick a validation prompt."""
     table = review.validation
     row: int = st.selectbox(
         "Trusted prompt (type to search)",
@@ -101,18 +119,67 @@ def show_prompt(review: TextReview) -> int:
     st.html(example(escape(chosen["prompt"]), escape(chosen["completion"])))
     st.caption("The trusted completion." + (f" Class: {plain(chosen['class'])}" if chosen["class"] else ""))
     if chosen["before"] or chosen["after"]:
-        said = st.columns(2)
-        for column, title, text in zip(said, ("before", "after"), chosen[["before", "after"]], strict=True):
-            with column:
-                st.html(f"<b>The model, {title} training</b>{example('', escape(text) or '(nothing)')}")
-    return row
+        show_said(chosen["before"], chosen["after"])
+    return Asked(chosen["prompt"], chosen["completion"], review.influence(row))
+
+
+def show_said(before: str, after: str) -> None:
+    """What the model says, before and after training, side by side."""
+    for column, title, text in zip(st.columns(2), ("before", "after"), (before, after), strict=True):
+        with column:
+            st.html(f"<b>The model, {title} training</b>{example('', escape(text) or '(nothing)')}")
+
+
+def own_prompt(review: TextReview) -> Asked | None:
+    """Let the user type a prompt, and wait for the answer."""
+    key = f"text-question-{review.run}"
+    with st.form(f"{key}-form", border=False):
+        prompt = st.text_area("Your prompt", key=f"{key}-prompt", height=100)
+        completion = st.text_area(
+            "A completion (empty: what the model says)", key=f"{key}-completion", height=68
+        )
+        if st.form_submit_button("Ask", type="primary", icon=":material/send:"):
+            st.session_state[key] = Question(prompt, completion)
+            report = read_answer(workspace(), review.run, st.session_state[key])
+            if report is None or report.state == "failed":
+                ask(workspace(), review.run, st.session_state[key])
+    question: Question | None = st.session_state.get(key)
+    if question is None:
+        st.caption("The model is loaded for it, which takes a while.")
+        return None
+    report = read_answer(workspace(), review.run, question)
+    if report is None or report.state == "running":
+        wait_for_answer(review.run, question)
+        return None
+    if report.result is None:
+        st.error(in_page_words(report.message))
+        return None
+    found = report.result
+    st.html(example(escape(question.prompt), escape(found.completion)))
+    st.caption(
+        f"Influence is about {'this completion' if question.completion else 'what the model says'}, whose "
+        f"loss is {found.loss:.2f}."
+    )
+    show_said(found.before, found.after)
+    return Asked(question.prompt, found.completion, np.array(found.influence))
+
+
+@st.fragment(run_every=1.0)
+def wait_for_answer(run: str, question: Question) -> None:
+    """Watch a question until it is answered."""
+    report = read_answer(workspace(), run, question)
+    if report is not None and report.state != "running":
+        st.rerun()
+    stage = "start" if report is None else report.stage
+    share = 0.0 if report is None else report.done / max(report.total, 1)
+    st.progress(min(share, 1.0), text=f"Asking the model: {stage}")
 
 
 def show_example(
-    review: TextReview, made: pd.DataFrame, at: int, order: np.ndarray, prompt: int, who: str
+    review: TextReview, made: pd.DataFrame, at: int, order: np.ndarray, asked: Asked, who: str
 ) -> None:
     """The example that is looked at, and what can be done with it."""
-    chosen, beside = review.training.iloc[order[at]], review.validation.iloc[prompt]
+    chosen = review.training.iloc[order[at]]
     name = str(chosen["id"])
     verdict = str(made.loc[name, "verdict"]) if name in made.index else ""
     badge = f" :green-badge[{TEXT_VERDICTS[verdict].badge}]" if verdict else ""
@@ -120,12 +187,12 @@ def show_example(
     completion = chosen["completion"]
     st.html(
         example(
-            marked(chosen["prompt"], beside["prompt"]),
-            marked(completion, beside["prompt"] + " " + beside["completion"]),
+            marked(chosen["prompt"], asked.prompt),
+            marked(completion, asked.prompt + " " + asked.completion),
         )
     )
     facts = {
-        "influence here": f"{review.influence(prompt)[order[at]]:+.3g}",
+        "influence here": f"{asked.influence[order[at]]:+.3g}",
         "self-influence": f"{chosen['self_influence']:.3g}",
         "loss": f"{chosen['loss']:.2f}",
         "class": chosen["class"] or "–",
@@ -168,7 +235,7 @@ def show_example(
         st.error(in_page_words(problem))
 
 
-def show_list(review: TextReview, made: pd.DataFrame, order: np.ndarray, prompt: int) -> None:
+def show_list(review: TextReview, made: pd.DataFrame, order: np.ndarray, asked: Asked) -> None:
     """The first of the order, as a table."""
     rows = order[:SHOWN]
     verdicts = made["verdict"]
@@ -181,7 +248,7 @@ def show_list(review: TextReview, made: pd.DataFrame, order: np.ndarray, prompt:
             "prompt": table["prompt"].str.strip().str[-80:],
             "completion": table["completion"],
             "class": table["class"],
-            "influence": review.influence(prompt)[rows],
+            "influence": asked.influence[rows],
             "self-influence": table["self_influence"],
         }
     )
@@ -247,18 +314,23 @@ except InputError as error:
 who, made = reviewer(), review.decisions()
 left, right = st.columns([2, 3], gap="large")
 with left:
-    prompt = show_prompt(review)
+    asked = choose_prompt(review)
     show_quality(review)
     offer_export(review, made)
 with right:
+    if asked is None:
+        st.info("The training examples come here, once the prompt is answered.")
+        st.stop()
+    influence = asked.influence
     shown = st.segmented_control("Training examples", ORDERS, default=ORDERS[0], required=True)
     st.caption(ABOUT[shown])
     orders = {
-        ORDERS[0]: lambda: review.most_influential(prompt),
-        ORDERS[1]: lambda: review.most_helpful(prompt),
-        ORDERS[2]: lambda: review.most_harmful(prompt),
+        ORDERS[0]: lambda: review.most_influential(influence),
+        ORDERS[1]: lambda: np.argsort(-influence, kind="stable"),
+        ORDERS[2]: lambda: np.argsort(influence, kind="stable"),
         ORDERS[3]: lambda: np.argsort(review.training["rank"].to_numpy()),
     }
     order = orders[shown]()
-    show_example(review, made, focus(review, order, f"{shown} {prompt}"), order, prompt, who)
-    show_list(review, made, order, prompt)
+    at = focus(review, order, f"{shown} {asked.prompt} {asked.completion}")
+    show_example(review, made, at, order, asked, who)
+    show_list(review, made, order, asked)

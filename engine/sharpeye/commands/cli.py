@@ -39,7 +39,6 @@ from sharpeye.config import (
     PACKAGED_BACKBONES,
     PARAMETERS,
     PHOTOGRAPHS,
-    POSTERIOR_FIRST,
     SMALL,
     SMALL_LIMIT,
     TORCHVISION_BACKBONES,
@@ -180,8 +179,7 @@ def main() -> None:
     "--method",
     "methods",
     metavar="A,B,…",
-    help=f"Methods; the first ranks the images.  [default: {','.join(DEFAULT_METHODS)}; without a clean "
-    f"split and with --tune head {POSTERIOR_FIRST[0]} first]",
+    help=f"Methods; the first ranks the images.  [default: {','.join(DEFAULT_METHODS)}]",
 )
 @click.option(
     "--model",

@@ -79,7 +79,12 @@ MINIMUM_METHODS = {
         ),
         MinimumMethod("fvm_posterior", "flat", _fvm_posterior, "noise posterior on fvm", True),
         MinimumMethod("val_loss", "flat", val_loss, "baseline: loss at the flat minimum"),
-        MinimumMethod("val_loss_posterior", "flat", _val_loss_posterior, "noise posterior on val_loss"),
+        MinimumMethod(
+            "val_loss_posterior",
+            "flat",
+            _val_loss_posterior,
+            "noise posterior on val_loss, the limit of fvm_newton",
+        ),
         MinimumMethod("margin", "flat", margin, "baseline: log-probability margin at the flat minimum"),
         MinimumMethod("cleanlab", "flat", confident_learning, "confident learning at the flat minimum"),
     )

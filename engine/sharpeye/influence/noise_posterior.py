@@ -24,6 +24,9 @@ DOUBTED_RELIANCE = 0.8
 REFINING_RELIANCE = 0.5
 REFINED_RELIANCE = 0.2
 CERTAINTY = 1.96
+# Share of the images about which a predictor may be sure and wrong. With as few wrong labels as that, labels
+# and predictions look the same, so the interval begins so much lower.
+GROSS_MISTAKES = 0.005
 INITIAL_DIAGONAL = 0.7
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-6
@@ -55,9 +58,9 @@ class NoisePosterior:
         class_weights: π_t/π⁰_t, how much more frequent a class is than the predictions presume, (C,).
         temperature: of p(t|x) ∝ exp(−score/temperature).
         expected_wrong: Σ_i (1 − r_i(y_i)).
-        interval: CERTAINTY standard deviations below the count where given labels count in full, to as many
-            above that of DOUBTED_RELIANCE times the reliance. They are those of `count_deviation` and of a
-            temperature that was fitted.
+        interval: CERTAINTY standard deviations and GROSS_MISTAKES below the count where given labels count in
+            full, to as many deviations above that of DOUBTED_RELIANCE times the reliance. They are those of
+            `count_deviation` and of a temperature that was fitted.
     """
 
     candidates: Candidates
@@ -134,7 +137,7 @@ def noise_posterior(
         return float(here.sum()) + side * CERTAINTY * float(np.hypot(count_deviation(here), by_temperature))
 
     expected = float(wrong.sum())
-    low = min(expected, end(max(reliance, RELIANCE), -1))
+    low = min(expected, end(max(reliance, RELIANCE), -1)) - GROSS_MISTAKES * len(labels)
     high = max(expected, end(DOUBTED_RELIANCE * reliance, 1))
     interval = max(0.0, low), min(float(len(labels)), high)
     beliefs = _as_candidates(candidates, responsibilities)

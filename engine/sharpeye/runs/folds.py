@@ -16,6 +16,7 @@ from safetensors.torch import save_file as save_torch_file
 from sharpeye.curvature.fit import fit_curvature
 from sharpeye.data.dataset import Images, JoinedImages, LabeledImages, SelectedImages
 from sharpeye.influence.base import Candidates, Evaluation, MinimumKind, ScoringContext
+from sharpeye.influence.class_biases import class_biases
 from sharpeye.influence.evaluation import SCORED, candidate_classes, combined, evaluate
 from sharpeye.influence.noise_posterior import DOUBTED_RELIANCE, RELIANCE, label_beliefs
 from sharpeye.progress import ImageReport, Progress, image_report
@@ -143,7 +144,11 @@ def assign_folds(labels: np.ndarray, hashes: np.ndarray, seed: int, count: int =
 
 
 def fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
-    """Heads on the given labels first, then on the beliefs that these heads lead to."""
+    """Heads on the given labels first, then on the beliefs that these heads lead to.
+
+    Trusted images are held out from the former, too, and correct their beliefs where they contradict them,
+    see `sharpeye.influence.class_biases`.
+    """
     training, validation, device = inputs.training, inputs.validation, execution.device
     class_count, count = len(training.class_names), len(training)
     features = JoinedImages(training.images, validation.images)
@@ -151,6 +156,7 @@ def fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
     fold = assign_folds(training.labels, training.hashes, inputs.seed)
     trusted = np.arange(count, len(features))
     learned = [np.concatenate([np.flatnonzero(fold != number), trusted]) for number in range(FOLDS)]
+    held_trusted = assign_folds(validation.labels, validation.hashes, inputs.seed)
     total, done = 2 * FOLDS + 1, 0
 
     def advance(part: str) -> None:
@@ -162,15 +168,19 @@ def fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
     start = zero_head(features, np.arange(len(features)), class_count, device)
     held = np.flatnonzero(fold == 0)
     ridge, start = choose_ridge(features, labels, learned[0], held, start, device)
-    heads = []
-    for rows in learned:
+    heads, losses, trusted_losses = [], [], np.zeros((len(validation), class_count), np.float32)
+    for number in range(FOLDS):
         advance("on the given labels")
-        heads.append(fit_head(features, rows, labels, start, ridge, device))
-    losses = [
-        -log_probabilities(head, training.images, np.flatnonzero(fold == number), device)
-        for number, head in enumerate(heads)
-    ]
-    beliefs = beliefs_of_folds(training.labels, class_count, losses, fold)
+        others = np.flatnonzero(np.concatenate([fold, held_trusted]) != number)
+        heads.append(fit_head(features, others, labels, start, ridge, device))
+        losses.append(-log_probabilities(heads[-1], training.images, np.flatnonzero(fold == number), device))
+        held = np.flatnonzero(held_trusted == number)
+        if len(held):
+            trusted_losses[held] = -log_probabilities(heads[-1], validation.images, held, device)
+    # What people confirmed was suspected before, so it says nothing of the other images.
+    drawn = validation.rows >= 0
+    biases = class_biases(trusted_losses[drawn], validation.labels[drawn])
+    beliefs = beliefs_of_folds(training.labels, class_count, [one - biases for one in losses], fold)
     soft = soft_labels(beliefs, validation.labels, class_count)
     for number, rows in enumerate(learned):
         advance("on beliefs")
@@ -191,7 +201,7 @@ def beliefs_of_folds(
     Args:
         labels: given labels, (N,).
         class_count: C.
-        losses: −log p of every class for the images of each fold, (n, C).
+        losses: −log p of every class but for a constant, for the images of each fold, (n, C).
         fold: of each image, (N,).
     """
     rows = np.concatenate([np.flatnonzero(fold == number) for number in range(len(losses))])

@@ -63,17 +63,9 @@ class TextReview:
         """Influence of each training example on a validation example, (N,); above 0 it helps."""
         return np.asarray(self.pairs[row])
 
-    def most_influential(self, row: int) -> np.ndarray:
-        """Rows of the training examples, the most influential on a validation example first, (N,)."""
-        return np.argsort(-importance(self.result.ranked_by, self.influence(row)), kind="stable")
-
-    def most_helpful(self, row: int) -> np.ndarray:
-        """The same, the most helpful first."""
-        return np.argsort(-self.influence(row), kind="stable")
-
-    def most_harmful(self, row: int) -> np.ndarray:
-        """The same, the most harmful first."""
-        return np.argsort(self.influence(row), kind="stable")
+    def most_influential(self, influence: np.ndarray) -> np.ndarray:
+        """Rows of the training examples, those of most influence on one completion first, (N,)."""
+        return np.argsort(-importance(self.result.ranked_by, influence), kind="stable")
 
     def decisions(self) -> pd.DataFrame:
         """The decision that holds for each decided example, by its id."""

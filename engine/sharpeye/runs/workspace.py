@@ -199,6 +199,10 @@ class RunFolder:
         """Of a run on text: influence of every training example on every validation example."""
         return self.root / "pairs.npy"
 
+    def question(self, key: str) -> "QuestionFolder":
+        """What was asked of a run on text, by the question's digest."""
+        return QuestionFolder(self.root / "questions" / checked_id(key))
+
     @property
     def result(self) -> Path:
         return self.root / "result.json"
@@ -225,6 +229,15 @@ class ReportFolder:
     @property
     def lock(self) -> Path:
         return self.root / "report.lock"
+
+
+@dataclass(frozen=True)
+class QuestionFolder(ReportFolder):
+    """What a question to a run on text leaves."""
+
+    @property
+    def question(self) -> Path:
+        return self.root / "question.json"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import torch
 
-from sharpeye.text.examples import TextExamples
 from sharpeye.text.language_models import (
     BATCH,
     EncodedExample,
@@ -17,13 +16,18 @@ MORE, MOST = 8, 96
 
 
 @torch.inference_mode()
-def say(
-    model: LanguageModel, examples: TextExamples, encoded: list[EncodedExample], trained: bool
-) -> list[str]:
-    """The most probable completion of each prompt, token by token; `trained` with the LoRA parameters."""
+def say(model: LanguageModel, encoded: list[EncodedExample], longest: int, trained: bool) -> list[str]:
+    """The most probable completion of each example's prompt, token by token.
+
+    Args:
+        model: that speaks.
+        encoded: whose prompts are completed.
+        longest: tokens that a completion is expected to have.
+        trained: whether with the LoRA parameters.
+    """
     prompts = [EncodedExample(one.tokens[: -one.completion], 1) for one in encoded]
-    length = min(max(one.completion for one in encoded) + MORE, MOST)
-    answers = [""] * len(examples)
+    length = min(longest + MORE, MOST)
+    answers = [""] * len(encoded)
     causal = model.network.causal
     if not trained:
         with causal.disable_adapter():

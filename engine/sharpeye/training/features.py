@@ -20,7 +20,7 @@ from sharpeye.errors import InputError
 from sharpeye.progress import ImageReport
 from sharpeye.training.backbones import load_backbone
 from sharpeye.training.batches import mirror, normalize
-from sharpeye.training.devices import autocast, one_thread_a_worker
+from sharpeye.training.devices import embedding_autocast, one_thread_a_worker
 from sharpeye.training.models import Classifier, load_weights
 
 BATCH = {"cpu": 16, "mps": 64, "cuda": 256}
@@ -77,7 +77,7 @@ def encode(encoder: Encoder, pixels: np.ndarray, device: torch.device) -> np.nda
     """
     batch = normalize(torch.from_numpy(pixels).to(device))
     views = [batch, mirror(batch)] if encoder.mirrored else [batch]
-    with autocast(device):
+    with embedding_autocast(device):
         features = sum(encoder.network(view).float() for view in views) / len(views)
     assert isinstance(features, torch.Tensor)
     return features.half().cpu().numpy()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sharpeye.commands.photographs import Row, markdown
-from sharpeye.config import POSTERIOR_FIRST
+from sharpeye.config import DEFAULT_METHODS
 from tests.engine.commands.test_cli import sharpeye
 from tests.engine.data.scenes import enlarge
 
@@ -41,13 +41,13 @@ def test_changed_labels_are_found_beside_the_baselines(
     data = photographs("clean")
     rows = rows_of("photos", "--data", data, "--noise", 0.2, "--workspace", tmp_path / "ws")
     assert {row.setting for row in rows} == {"0.2 wrong, seed 0"}
-    assert {row.method for row in rows} == {*POSTERIOR_FIRST, *BASELINES}
+    assert {row.method for row in rows} == {*DEFAULT_METHODS, *BASELINES}
     figures = {row.method: row.figures for row in rows}
-    assert [row.method for row in rows if row.ranks] == [POSTERIOR_FIRST[0]]
-    assert figures[POSTERIOR_FIRST[0]]["AUC"] > 80
+    assert [row.method for row in rows if row.ranks] == [DEFAULT_METHODS[0]]
+    assert figures[DEFAULT_METHODS[0]]["AUC"] > 80
     # As many are right as were given: a fifth was changed.
-    assert figures[POSTERIOR_FIRST[0]]["suggestions right"] >= 80
-    count = figures[POSTERIOR_FIRST[0]]
+    assert figures[DEFAULT_METHODS[0]]["suggestions right"] >= 80
+    count = figures[DEFAULT_METHODS[0]]
     assert count["wrong"] == 7
     assert count["from"] <= count["expected wrong"] <= count["to"]
     table = markdown(rows).splitlines()
@@ -62,7 +62,7 @@ def test_relabellings_that_two_people_agree_on_are_looked_for(
     wrong, right = photographs("wrong", wrong=2), photographs("right")
     rows = rows_of("roman", "--data", wrong, "--corrected", right, right, "--workspace", tmp_path / "ws")
     assert {row.setting for row in rows} == {"6 relabelled, seed 0"}
-    assert {row.method for row in rows} == {*POSTERIOR_FIRST, *BASELINES}
+    assert {row.method for row in rows} == {*DEFAULT_METHODS, *BASELINES}
     # There are fewer images than the first cut.
     assert all(row.figures["in the first 50"] == 6 for row in rows)
     none = sharpeye("bench", "roman", "--data", right, "--corrected", right, right)

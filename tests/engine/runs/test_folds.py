@@ -8,7 +8,7 @@ import pytest
 from PIL import ImageFilter
 
 import sharpeye
-from sharpeye.config import PHOTOGRAPHS, POSTERIOR_FIRST, RunConfig
+from sharpeye.config import DEFAULT_METHODS, PHOTOGRAPHS, RunConfig
 from sharpeye.data.dataset import LabeledImages, natural_size
 from sharpeye.data.findings import CONFLICT
 from sharpeye.data.load import fitted, open_training
@@ -52,7 +52,7 @@ def test_what_is_left_open_is_decided_by_the_images(
 ) -> None:
     config = fit(photographs)
     assert (config.model, config.weights, config.tune) == (PHOTOGRAPHS, "pretrained", "head")
-    assert config.methods == POSTERIOR_FIRST
+    assert config.methods == DEFAULT_METHODS
     assert config.data.validation == NoValidation()
     assert stages_of(config)[:3] == ("decode", "embed", "heads")
     tuned = fit(photographs, tune="all")
@@ -154,7 +154,7 @@ def test_wrong_labels_come_first_with_and_without_a_clean_split(
     # More labels are right with every suggestion taken than as they were given. How many more of so few hangs
     # on how a processor rounds.
     assert (scores["suggested_label"].astype(str) == shown).sum() > (~wrong).sum()
-    assert run.result.ranked_by == POSTERIOR_FIRST[0]
+    assert run.result.ranked_by == DEFAULT_METHODS[0]
     near = pd.read_parquet(run.workspace.run(run.id).embedding)["near_given"]
     # Without a clean split the evidence is what is surest of the training set itself.
     assert all(len(rows) == 4 for rows in near)

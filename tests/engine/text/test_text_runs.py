@@ -90,6 +90,20 @@ def test_the_same_run_is_not_computed_twice_and_a_killed_one_ends_the_same(
     np.testing.assert_allclose(pairs[0], pairs[1], rtol=1e-5, atol=1e-6)
 
 
+def test_a_prompt_of_one_s_own_is_answered_as_a_trusted_one(finished: TextRun) -> None:
+    review = open_text_review(finished.workspace, finished.id)
+    trusted = review.validation.iloc[3]
+    completion, found = finished.ask(trusted["prompt"], trusted["completion"], 40)
+    assert completion == trusted["completion"]
+    given = found["influence"].sort_index().to_numpy()
+    # The run ranks by plain fvm. Gradients are kept in half precision, and batches round as they are put.
+    np.testing.assert_allclose(given, review.influence(3), rtol=0.02, atol=0.01 * np.abs(given).max())
+    said, _ = finished.ask(trusted["prompt"])
+    assert said == trusted["after"].strip()
+    with pytest.raises(InputError, match="must say something"):
+        finished.ask("  ")
+
+
 def test_decisions_and_the_cleaned_file(finished: TextRun, tmp_path: Path) -> None:
     ids = finished.scores["id"].tolist()
     review = open_text_review(finished.workspace, finished.id)
