@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from sharpeye.quality import Estimate, Reliability
 from sharpeye.runs.lesson import Checkpoint, Histogram, Lesson, Member, RiskUnderNoise
+from sharpeye.runs.pair_lesson import PairLesson
 from sharpeye_app.data_plots import COLOURS, MARGIN, class_axis
 
 METHOD_NAMES = {
@@ -368,3 +369,62 @@ def fading(checkpoints: Sequence[Checkpoint]) -> go.Figure:
     _add_gradient(figure, epochs, [one.gradient for one in checkpoints], "mean validation gradient (right)")
     figure.update_xaxes(title="epoch on the clean images")
     return figure.update_layout(height=360, margin={**MARGIN, "t": 40}, legend=CAPTION)
+
+
+def pair_plane(shown: PairLesson, trusted: int) -> go.Figure:
+    """Training points by their influence on one trusted point, which is a star."""
+    influence = shown.influence[:, trusted]
+    reach = float(np.abs(influence).max())
+    figure = go.Figure()
+    for label, symbol in ((0, "circle"), (1, "square")):
+        of = shown.labels == label
+        figure.add_scatter(
+            x=shown.training[of, 0],
+            y=shown.training[of, 1],
+            mode="markers",
+            name=f"given as {label}",
+            marker={
+                "symbol": symbol,
+                "size": 12,
+                "color": influence[of],
+                "cmin": -reach,
+                "cmax": reach,
+                "colorscale": [[0, "#d9622b"], [0.5, "#c9ced6"], [1, "#0f8a7e"]],
+                "colorbar": {"title": "influence", "thickness": 12} if label == 0 else None,
+                "line": {
+                    "width": np.where(shown.wrong[of], 3, 0),
+                    "color": "#b3261e",
+                },
+            },
+            text=[f"{value:+.3f}" for value in influence[of]],
+            hovertemplate="influence %{text}<extra></extra>",
+        )
+    figure.add_scatter(
+        x=[shown.trusted[trusted, 0]],
+        y=[shown.trusted[trusted, 1]],
+        mode="markers",
+        name=f"trusted, {shown.trusted_labels[trusted]}",
+        marker={"symbol": "star", "size": 20, "color": "#5b6ee1"},
+    )
+    figure.update_yaxes(scaleanchor="x")
+    return figure.update_layout(height=400, margin={**MARGIN, "t": 40}, legend=CAPTION)
+
+
+def pair_retraining(shown: PairLesson, trusted: int) -> go.Figure:
+    """Influence on all trusted points against what training again does; those of one point stand out."""
+    figure = go.Figure()
+    others = np.delete(np.arange(len(shown.trusted)), trusted)
+    for name, columns, colour, size in (
+        ("on the others", others, "#c9ced6", 4),
+        ("on the star", [trusted], "#5b6ee1", 8),
+    ):
+        figure.add_scatter(
+            x=shown.influence[:, columns].ravel(),
+            y=shown.retrained[:, columns].ravel(),
+            mode="markers",
+            name=name,
+            marker={"color": colour, "size": size},
+        )
+    figure.update_xaxes(title="influence a(i, v)")
+    figure.update_yaxes(title="fall of the loss, trained again")
+    return figure.update_layout(height=400, margin={**MARGIN, "t": 40}, legend=CAPTION)

@@ -398,6 +398,8 @@ def test_the_lesson_computes_its_own_numbers(page: Page, workspace: Workspace) -
         for _ in range(3):
             weight.press("ArrowRight")
         expect(page.get_by_text("w = ∞ (the loss): AUC")).to_be_visible()
+        page.get_by_text("7 Pairs").click()
+        expect(page.get_by_text("rank correlation with training again is 0.99")).to_be_visible()
         assert sorted(path.parent.name for path in workspace.lessons.glob("*/report.json")) == [
             "erm-0",
             "lpf-sgd-0.2",

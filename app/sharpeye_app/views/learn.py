@@ -1,9 +1,10 @@
-"""Learn: six short steps from influence to flat minima, every number computed on the spot on a part of
+"""Learn: seven short steps from influence to flat minima, every number computed on the spot on a part of
 the packaged demo."""
 
 import streamlit as st
 
 from sharpeye.runs.lesson import Lesson, lesson_folder, read_lesson, start_lesson
+from sharpeye.runs.pair_lesson import pair_lesson
 from sharpeye_app import diagnostic_plots
 from sharpeye_app.parts import plain
 from sharpeye_app.pictures import picture_grid, picture_tag
@@ -16,6 +17,7 @@ STEPS = (
     "4 Why classical fades",
     "5 Leverage",
     "6 Influence and loss",
+    "7 Pairs",
 )
 OPTIMIZERS = {"lpf-sgd": "noise (LPF-SGD), σ", "sam": "ascent (SAM), ρ"}
 STRENGTHS = {"lpf-sgd": (0.1, 0.2, 0.4, 0.8), "sam": (0.02, 0.05, 0.1, 0.2)}
@@ -249,6 +251,35 @@ def influence_and_loss() -> None:
     st.page_link("views/run.py", label="Now with your own images: go to Run", icon=":material/play_circle:")
 
 
+def pairs() -> None:
+    """Step 7."""
+    st.markdown(
+        "So far each image was judged by itself. On the **Text** page the question is about a *pair*: which "
+        "training example $i$ taught the model what it says to a trusted prompt $v$? A step on example $i$ "
+        "moves the parameters by $(H + \\lambda I)^{-1} g_i$, and the loss of $v$ falls by"
+    )
+    st.latex(r"a(i, v) = g_v^\top (H + \lambda I)^{-1} g_i, \qquad I(i, v) = \tfrac12\, a(i, v)^2")
+    st.markdown(
+        "$a > 0$ helps $v$, $a < 0$ harms it; $I$, the paper's influence with $g_v g_v^\\top$ for the "
+        "Hessian of $v$, says how much, either way. With $i = v$ it is the self-influence of step 1. Here "
+        "the model is a line between points of two classes, so that every pair can be checked: train again "
+        "with $i$, and see how far the loss of $v$ falls."
+    )
+    shown = pair_lesson()
+    at = st.slider("Trusted point", 1, len(shown.trusted), 1) - 1
+    left, right = st.columns(2)
+    left.plotly_chart(diagnostic_plots.pair_plane(shown, at), alt="Influence on one point", key="plane")
+    right.plotly_chart(
+        diagnostic_plots.pair_retraining(shown, at), alt="Influence and training again", key="again"
+    )
+    st.caption(
+        f"Red rings: wrong labels. Over all pairs the rank correlation with training again is "
+        f"{shown.rank_correlation:.3f}. Of the {shown.wrong.sum()} points that harm the trusted ones most, "
+        f"{shown.wrong_among_harmful} have a wrong label."
+    )
+    st.page_link("views/text.py", label="Now with your own text: go to Text", icon=":material/notes:")
+
+
 def gains(difference: float) -> str:
     """A difference in AUC, in words."""
     return f"gains {difference:.3f} in AUC" if difference >= 0 else f"loses {-difference:.3f} in AUC"
@@ -257,13 +288,21 @@ def gains(difference: float) -> str:
 PAGES = dict(
     zip(
         STEPS,
-        (what_influence_is, sharp_and_flat, how_flat, why_classical_fades, leverage, influence_and_loss),
+        (
+            what_influence_is,
+            sharp_and_flat,
+            how_flat,
+            why_classical_fades,
+            leverage,
+            influence_and_loss,
+            pairs,
+        ),
         strict=True,
     )
 )
 st.subheader("Why flat minima make influence work")
 st.caption(
-    "On a part of the packaged demo, computed live; each experiment takes some seconds the first time."
+    "On a part of the packaged demo, computed live; each of the first six takes some seconds the first time."
 )
 step = st.segmented_control(
     "Step",
