@@ -31,7 +31,6 @@ from sharpeye.text.gradients import (
 )
 from sharpeye.text.influence import StoredGradients
 from sharpeye.text.language_models import (
-    BATCH,
     EncodedExample,
     LanguageModel,
     LoraPlan,
@@ -207,7 +206,7 @@ def validation_minimum(context: TextContext, trained: str, kind: str) -> tuple[s
         set_parameters(context, minimum)
 
         def fit(divisor: int) -> KroneckerCurvature:
-            size = max(1, BATCH // divisor)
+            size = max(1, context.model.batch // divisor)
             return KroneckerCurvature.fit(
                 lambda: fisher_batches(context.model, context.validation, config.seed, size),
                 config.damping,
@@ -254,20 +253,23 @@ def stored_gradients(
             if sample:
                 vectors = sampled_fisher(generator(context.config.seed, SAMPLED_TOKENS, sample))
             known = {name: np.zeros(len(encoded), np.float32) for name in ("scale", "loss")}
-            with replacing(rows) as temporary:
-                kept = np.lib.format.open_memmap(
-                    temporary, "w+", dtype=np.float16, shape=(len(encoded), width)
-                )
+            # Written and not mapped: mapped pages count as memory in use until they are on disk.
+            with replacing(rows) as temporary, temporary.open("wb") as file:
+                header = {"descr": "<f2", "fortran_order": False, "shape": (len(encoded), width)}
+                np.lib.format.write_array_header_1_0(file, header)
+                start = file.tell()
                 for part, gradients, losses in gradient_batches(
                     model,
                     encoded,
                     vectors,
-                    max(1, BATCH // divisor),
+                    max(1, model.batch // divisor),
                     image_report(stage, context.execution.report, "example"),
                 ):
-                    known["scale"][part], kept[part] = halved(gradients)
+                    known["scale"][part], units = halved(gradients)
                     known["loss"][part] = losses.cpu().numpy()
-                kept.flush()
+                    for row, unit in zip(part, units, strict=True):
+                        file.seek(start + row * unit.nbytes)
+                        file.write(unit.tobytes())
             with replacing(scale) as temporary:
                 save_file(known, temporary)
 

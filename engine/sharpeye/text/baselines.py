@@ -6,7 +6,6 @@ import torch
 from sharpeye.errors import InputError
 from sharpeye.text.examples import TextExamples
 from sharpeye.text.language_models import (
-    BATCH,
     MISSING,
     EncodedExample,
     LanguageModel,
@@ -47,7 +46,7 @@ def embeddings(model: LanguageModel, encoded: list[EncodedExample]) -> np.ndarra
     result: np.ndarray | None = None
     causal = model.network.causal
     with causal.disable_adapter():
-        for rows in batches_by_length(encoded, BATCH):
+        for rows in batches_by_length(encoded, model.batch):
             batch = token_batch(encoded, rows, model.device)
             output = causal(**batch.inputs(), output_hidden_states=True, logits_to_keep=1, use_cache=False)
             weights = batch.mask[:, :, None].float()

@@ -8,7 +8,6 @@ from torch import Tensor
 from sharpeye.curvature.base import GradientBatches
 from sharpeye.curvature.gradients import Backward, Gradients, LayerGradients
 from sharpeye.text.language_models import (
-    BATCH,
     EncodedExample,
     LanguageModel,
     TokenBatch,
@@ -53,27 +52,31 @@ def gradient_batches(
     model: LanguageModel,
     encoded: list[EncodedExample],
     vectors: Vectors,
-    size: int = BATCH,
+    size: int | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[list[int], Gradients, Tensor]]:
     """Batch by batch: rows, factored gradients Jᵀv of every LoRA matrix, and the losses, (B,)."""
     done = 0
-    for rows in batches_by_length(encoded, size):
-        batch = token_batch(encoded, rows, model.device)
-        backward = Backward(model.network, model.layers, batch)
-        logits = backward.logits.detach()
-        shown = batch.mask[:, :, None].to(logits.dtype)
-        # The last layer sees no more than the places of the completions, which are the last ones.
-        gradients = {
-            name: LayerGradients(
-                layer.activations * shown[:, -layer.activations.shape[1] :], layer.output_gradients
-            )
-            for name, layer in backward(vectors(logits, batch)).items()
-        }
-        yield rows, gradients, completion_losses(logits, batch)
+    for rows in batches_by_length(encoded, size or model.batch):
+        yield rows, *_gradients_of(model, token_batch(encoded, rows, model.device), vectors)
         done += len(rows)
         if report is not None:
             report(done, len(encoded))
+
+
+def _gradients_of(model: LanguageModel, batch: TokenBatch, vectors: Vectors) -> tuple[Gradients, Tensor]:
+    """Of one batch. What it took on the way is dropped before the next one."""
+    backward = Backward(model.network, model.layers, batch)
+    logits = backward.logits.detach()
+    shown = batch.mask[:, :, None].to(logits.dtype)
+    # The last layer sees no more than the places of the completions, which are the last ones.
+    gradients = {
+        name: LayerGradients(
+            layer.activations * shown[:, -layer.activations.shape[1] :], layer.output_gradients
+        )
+        for name, layer in backward(vectors(logits, batch)).items()
+    }
+    return gradients, completion_losses(logits, batch)
 
 
 def fisher_batches(

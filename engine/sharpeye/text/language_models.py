@@ -15,8 +15,8 @@ from sharpeye.errors import InputError
 from sharpeye.text.examples import TextExamples
 from sharpeye.training.devices import autocast, generator
 
-# Examples that pass through the model at once.
-BATCH = 16
+# Examples that pass through the model at once, by the type of its device.
+BATCH = {"cpu": 8, "mps": 16, "cuda": 64}
 MISSING = "text needs the packages of `pip install 'sharpeye[text]'` ({})"
 
 
@@ -83,6 +83,11 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         return self.parameters[0].device
+
+    @property
+    def batch(self) -> int:
+        """Examples that pass through it at once."""
+        return BATCH[self.device.type]
 
 
 def load_language_model(path: str, plan: LoraPlan, device: torch.device, seed: int) -> LanguageModel:

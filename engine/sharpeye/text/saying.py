@@ -3,7 +3,6 @@
 import torch
 
 from sharpeye.text.language_models import (
-    BATCH,
     EncodedExample,
     LanguageModel,
     batches_by_length,
@@ -37,7 +36,7 @@ def say(model: LanguageModel, encoded: list[EncodedExample], longest: int, train
 
 def _say(model: LanguageModel, prompts: list[EncodedExample], length: int, answers: list[str]) -> list[str]:
     tokenizer = model.tokenizer
-    for rows in batches_by_length(prompts, BATCH):
+    for rows in batches_by_length(prompts, model.batch):
         batch = token_batch(prompts, rows, model.device, tokenizer.pad_token_id)
         with autocast(model.device):
             said = model.network.causal.generate(

@@ -71,10 +71,11 @@ def test_tables_are_consistent(finished: TextRun) -> None:
 def test_the_same_run_is_not_computed_twice_and_a_killed_one_ends_the_same(
     place: Path, tmp_path: Path
 ) -> None:
-    first = started(place, tmp_path / "one")
+    # Long enough to be met at work.
+    first = started(place, tmp_path / "one", epochs=20)
     first.wait(progress=False)
-    assert started(place, tmp_path / "one").id == first.id
-    second = started(place, tmp_path / "two")
+    assert started(place, tmp_path / "one", epochs=20).id == first.id
+    second = started(place, tmp_path / "two", epochs=20)
     deadline = time.monotonic() + 120
     killed = False
     while time.monotonic() < deadline and not killed:
