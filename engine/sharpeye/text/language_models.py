@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sharpeye.errors import InputError
 from sharpeye.text.examples import TextExamples
+from sharpeye.text.model_memory import check_memory
 from sharpeye.training.devices import autocast, generator
 
 # Examples that pass through the model at once, by the type of its device.
@@ -101,7 +102,8 @@ def load_language_model(path: str, plan: LoraPlan, device: torch.device, seed: i
         seed: of A.
 
     Raises:
-        InputError: the packages are missing, there is no such model, or it has no such projections.
+        InputError: the packages are missing, there is no such model, it does not fit into memory, or it has
+            no such projections.
     """
     try:
         import transformers
@@ -119,6 +121,7 @@ def load_language_model(path: str, plan: LoraPlan, device: torch.device, seed: i
     else:
         name = str(place) if place.exists() else path
     try:
+        check_memory(path, place, device)
         with _quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
             if place.suffix != ".gguf":

@@ -5,10 +5,14 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import sharpeye
 from sharpeye.api import TextRun
@@ -18,6 +22,8 @@ from sharpeye.runs import store
 from sharpeye.runs.text_review import open_text_review
 from sharpeye.text.config import METHODS, TextConfig
 from sharpeye.text.examples import read_examples
+from sharpeye.text.language_models import LoraPlan, load_language_model
+from sharpeye.text.model_memory import weight_count
 from tests.engine.text.tiny import tiny_model, write_examples
 
 FAST = {"epochs": 2, "validation_epochs": 2, "rank": 2, "samples": 2}
@@ -188,6 +194,19 @@ def test_options_that_do_not_fit_are_named(
     paths = {"train": str(place / "train.jsonl"), "validation": str(place / "check.jsonl"), "model": "x"}
     with pytest.raises(InputError, match=says):
         sharpeye.start_text(**(paths | options), workspace=tmp_path / "workspace")  # type: ignore[arg-type]
+
+
+def test_a_model_that_does_not_fit_into_memory_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = place / "model"
+    count = weight_count(model)
+    assert count == sum(
+        weights.numel() for path in model.glob("*.safetensors") for weights in load_file(path).values()
+    )
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * count - 1))
+    with pytest.raises(InputError, match=rf"{count:,} weights take about .* choose a smaller model"):
+        load_language_model(str(model), LoraPlan(), torch.device("cpu"), 0)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * count))
+    load_language_model(str(model), LoraPlan(), torch.device("cpu"), 0)
 
 
 @pytest.mark.parametrize(
