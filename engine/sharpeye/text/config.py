@@ -55,8 +55,8 @@ class TextConfig:
     alpha: int = 16
     projections: tuple[str, ...] = ()
     epochs: int = 0
-    validation_epochs: int = 3
-    learning_rate: float = 2e-3
+    validation_epochs: int = 1
+    learning_rate: float = 1e-3
     sigma: float = 0.1
     curvature: str = "ekfac"
     damping: float = 0.01
