@@ -40,7 +40,7 @@ class StoredGradients:
         """Blocks of gradients, (ROWS, D), with their places."""
         for start in range(0, len(self), ROWS):
             part = slice(start, start + ROWS)
-            unit = torch.from_numpy(np.array(self.unit[part])).to(device)
+            unit = torch.from_numpy(self._copied(part)).to(device)
             yield part, unit.float() * torch.from_numpy(self.scale[part]).to(device)[:, None]
 
     def matrices(self, device: torch.device) -> Iterator[tuple[str, Tensor]]:
@@ -48,9 +48,17 @@ class StoredGradients:
         start = 0
         scale = torch.from_numpy(self.scale).to(device)[:, None]
         for name, (out, inside) in self.shapes.items():
-            unit = torch.from_numpy(np.array(self.unit[:, start : start + out * inside])).to(device)
+            columns = slice(start, start + out * inside)
+            unit = torch.from_numpy(self._copied((slice(None), columns))).to(device)
             yield name, unit.float() * scale
             start += out * inside
+
+    def _copied(self, part: slice | tuple[slice, slice]) -> np.ndarray:
+        """A part of `unit`; of a file by a mapping of its own, so that its pages leave memory with it."""
+        unit = self.unit
+        if isinstance(unit, np.memmap) and unit.filename is not None:
+            unit = np.memmap(unit.filename, unit.dtype, "r", unit.offset, unit.shape)
+        return np.array(unit[part])
 
     def whole(self, device: torch.device) -> Tensor:
         """All gradients, (N, D), where they are few."""

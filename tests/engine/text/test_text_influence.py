@@ -1,5 +1,7 @@
 """Gradients, curvature and influence over LoRA, against dense algebra in float64."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -180,3 +182,15 @@ def test_the_baselines_against_dense_algebra(model: LanguageModel, encoded: list
         solved += a @ h / scale
     np.testing.assert_allclose(datainf(training, validation, CPU), swapped, rtol=1e-2, atol=1e-2)
     np.testing.assert_allclose(lissa(training, validation, CPU), solved, rtol=1e-2, atol=1e-3)
+
+
+def test_gradients_in_a_file_are_those_in_memory(tmp_path: Path) -> None:
+    unit = np.random.default_rng(0).normal(size=(150, 10)).astype(np.float16)
+    np.save(tmp_path / "unit.npy", unit)
+    shapes = {"a": (2, 2), "b": (2, 3)}
+    scale, loss = np.linspace(1, 2, 150, dtype=np.float32), np.zeros(150, np.float32)
+    kept = StoredGradients(np.load(tmp_path / "unit.npy", mmap_mode="r"), scale, loss, shapes)
+    wanted = torch.from_numpy(unit.astype(np.float32) * scale[:, None])
+    torch.testing.assert_close(kept.whole(torch.device("cpu")), wanted)
+    by_matrix = [part for _, part in kept.matrices(torch.device("cpu"))]
+    torch.testing.assert_close(torch.cat(by_matrix, 1), wanted)
