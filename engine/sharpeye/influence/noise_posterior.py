@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from sharpeye.influence.base import Candidates
@@ -18,12 +18,11 @@ RELIANCE = 1.0
 # than T[t, y] says. Labels and predictions alone cannot tell how much weaker, so the interval reaches to this
 # share of the reliance, and networks are retrained on beliefs of this share.
 DOUBTED_RELIANCE = 0.8
-# Longer training repeats the given labels, so agreement with them is weaker evidence for the beliefs that the
-# refined network is trained on. Chosen on CIFAR-10N random1.
+# Longer training repeats the given labels, so agreement with them is weaker evidence: for the beliefs that
+# the refined network is trained on, and for the predictions of that network, which rank. Both were chosen on
+# CIFAR-10N random1. Where few labels are wrong, that network's count is too high.
 REFINING_RELIANCE = 0.5
-# The least that `matching_reliance` tries, and how closely it looks.
-LEAST_RELIANCE = 0.05
-RELIANCE_TOLERANCE = 0.01
+REFINED_RELIANCE = 0.2
 CERTAINTY = 1.96
 # Share of the images about which a predictor may be sure and wrong. With as few wrong labels as that, labels
 # and predictions look the same, so the interval begins so much lower.
@@ -32,7 +31,7 @@ INITIAL_DIAGONAL = 0.7
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-6
 LEAST_KNOWN = 0.05
-FITTED_IMAGES = 20_000
+TEMPERATURE_IMAGES = 20_000
 TEMPERATURE_ITERATIONS = 50
 # Of the logarithm of the temperature.
 CURVATURE_STEP = 0.1
@@ -162,41 +161,6 @@ def label_beliefs(
     return _as_candidates(candidates, responsibilities)
 
 
-def matching_reliance(
-    candidates: Candidates,
-    labels: np.ndarray,
-    class_count: int,
-    expected: float,
-    prior: np.ndarray | None = None,
-) -> float:
-    """The reliance, from LEAST_RELIANCE to 1, under which `expected` of the labels are expected to be wrong.
-
-    A network that was trained on beliefs repeats the labels that went into them: its agreement with them is
-    weaker evidence, by as much as its count would differ from that of the network before it.
-
-    Args:
-        candidates: −log p of every candidate class, by the network that was trained on beliefs.
-        labels: given labels, (N,).
-        class_count: C.
-        expected: how many of them are wrong, by the network before it.
-        prior: as of `noise_posterior`.
-    """
-    rows = _spread(len(labels))
-    subset, given = Candidates(candidates.classes[rows], candidates.scores[rows]), labels[rows]
-    share = expected / len(labels)
-
-    def surplus(reliance: float) -> float:
-        beliefs = _expectation_maximization(subset, given, class_count, 1.0, reliance, prior)[2]
-        return float(_wrong(subset, given, beliefs).mean()) - share
-
-    # The more the labels count, the fewer of them are wrong.
-    if surplus(RELIANCE) >= 0:
-        return RELIANCE
-    if surplus(LEAST_RELIANCE) <= 0:
-        return LEAST_RELIANCE
-    return float(brentq(surplus, LEAST_RELIANCE, RELIANCE, xtol=RELIANCE_TOLERANCE))
-
-
 def surest(labels: np.ndarray, wrong: np.ndarray, most: int | None = None) -> np.ndarray:
     """The images that can stand in for trusted ones, bool, (N,): those of each class whose given label is the
     least likely to be wrong, half of them and `most` at most.
@@ -235,13 +199,13 @@ def fit_temperature(
     """A temperature under which the given labels are likely, and the standard error of its logarithm.
 
     It lies one such error below the one that maximises Σ_i log Σ_t p(t|x_i) T[t, y_i], found by a bounded
-    search over up to FITTED_IMAGES images: predictions that are made too flat hide errors. The error
+    search over up to TEMPERATURE_IMAGES images: predictions that are made too flat hide errors. The error
     comes from the curvature of this likelihood, and is at most LARGEST_DOUBT.
 
     T is the likeliest of all here. One that shares rates explains the errors of few images badly, and flat
     predictions explain them better.
     """
-    rows = _spread(len(labels))
+    rows = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), TEMPERATURE_IMAGES)).astype(np.int64))
     subset, given = Candidates(candidates.classes[rows], candidates.scores[rows]), labels[rows]
     scale = max(float(np.ptp(subset.scores, axis=1).mean()), 1e-12)
 
@@ -260,11 +224,6 @@ def fit_temperature(
     information = max(bend, 0.0) * len(given)
     doubt = min(LARGEST_DOUBT, information**-0.5) if information > 0 else LARGEST_DOUBT
     return scale * float(np.exp(best.x - doubt)), doubt
-
-
-def _spread(count: int) -> np.ndarray:
-    """At most FITTED_IMAGES rows, evenly spaced."""
-    return np.unique(np.linspace(0, count - 1, min(count, FITTED_IMAGES)).astype(np.int64))
 
 
 def _likeliest_transition(counts: np.ndarray) -> np.ndarray:

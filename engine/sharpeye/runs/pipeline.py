@@ -32,7 +32,7 @@ from sharpeye.influence.base import (
     TrajectoryMethod,
 )
 from sharpeye.influence.methods import TRAJECTORY_METHODS, loss_posterior, select_methods
-from sharpeye.influence.noise_posterior import RELIANCE, NoisePosterior, matching_reliance
+from sharpeye.influence.noise_posterior import REFINED_RELIANCE, RELIANCE, NoisePosterior
 from sharpeye.influence.trajectory import TrajectoryContext
 from sharpeye.progress import Progress, Report, image_report, timed
 from sharpeye.runs.artifacts import cached
@@ -196,11 +196,7 @@ def judge(
         training.labels, len(training.class_names), evaluation, RELIANCE, prior=validation.class_shares()
     )
     if len(networks) > 1:
-        first = evaluate_minima(context, kind, networks[:1], training, validation)
-        expected = loss_posterior(replace(scoring, evaluation=first)).expected_wrong
-        losses = Candidates(evaluation.classes, evaluation.losses)
-        reliance = matching_reliance(losses, training.labels, scoring.class_count, expected, scoring.prior)
-        scoring = replace(scoring, reliance=reliance, temperature=1.0)
+        scoring = replace(scoring, reliance=REFINED_RELIANCE, temperature=1.0)
     return Judged(scoring, tuple(networks))
 
 

@@ -22,12 +22,7 @@ from sharpeye.influence.baselines import margin, val_loss
 from sharpeye.influence.confident_learning import confident_learning
 from sharpeye.influence.evaluation import view_influence
 from sharpeye.influence.methods import METHODS, MINIMUM_METHODS, TRAJECTORY_METHODS, select_methods
-from sharpeye.influence.noise_posterior import (
-    NoisePosterior,
-    count_deviation,
-    matching_reliance,
-    noise_posterior,
-)
+from sharpeye.influence.noise_posterior import NoisePosterior, count_deviation, noise_posterior
 from sharpeye.influence.validation_minima import influence, normalized_influence
 
 
@@ -212,25 +207,6 @@ def test_the_interval_reaches_up_where_people_err_as_the_network_does() -> None:
         posterior = posterior_of(p, labels)
         assert posterior.expected_wrong < wrong
         assert (wrong < posterior.interval[1]) == covered
-
-
-def test_a_network_that_repeats_the_labels_counts_as_many_as_the_one_before_it() -> None:
-    rng = np.random.default_rng(0)
-    p, true = calibrated(EVEN, rng, 6000)
-    labels = flip_labels(true, 0.9 * np.eye(10) + 0.01, seed=1)
-    classes = np.broadcast_to(np.arange(10), p.shape)
-    own_losses = Candidates(classes, -np.log(p))
-    own = noise_posterior(own_losses, labels, 10, 1.0, prior=EVEN)
-    assert matching_reliance(own_losses, labels, 10, 0.0, EVEN) == 1.0
-    assert matching_reliance(own_losses, labels, 10, own.expected_wrong, EVEN) == pytest.approx(1, abs=0.05)
-    # It gives the label that it was trained on e² times the odds.
-    repeating = Candidates(classes, -np.log(p) - 2.0 * (classes == labels[:, None]))
-    alone = noise_posterior(repeating, labels, 10, 1.0, prior=EVEN)
-    assert alone.expected_wrong < 0.9 * own.expected_wrong
-    reliance = matching_reliance(repeating, labels, 10, own.expected_wrong, EVEN)
-    matched = noise_posterior(repeating, labels, 10, 1.0, reliance, EVEN)
-    assert 0.05 < reliance < 0.9
-    assert matched.expected_wrong == pytest.approx(own.expected_wrong, rel=0.03)
 
 
 def test_posterior_with_few_of_many_classes_agrees_with_all() -> None:
