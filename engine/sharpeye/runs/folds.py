@@ -25,6 +25,7 @@ from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
 from sharpeye.runs.embedding import encoder_key, feature_rows
 from sharpeye.runs.minimum import load_evaluation, save_evaluation, soft_labels
 from sharpeye.runs.stages import HEADS, curvature_stage, minimum_stage, score_stage
+from sharpeye.specs import TrustedList
 from sharpeye.training.batches import SoftLabels
 from sharpeye.training.heads import Head, choose_ridge, fit_head, log_probabilities, zero_head
 from sharpeye.training.trainer import TrainingPlan, train
@@ -43,6 +44,8 @@ class HeadInputs:
     Attributes:
         training: whose labels are in doubt.
         validation: whose labels are trusted; may be empty.
+        sampled: whether those are a sample, which speaks for the others. A list may have been chosen by
+            suspicion, as those images are that people confirmed.
         encoder: what identifies their features.
         optimizer: how a minimum is reached: `erm`, `sam` or `lpf-sgd`.
         seed: of the folds and of flat training.
@@ -51,6 +54,7 @@ class HeadInputs:
 
     training: LabeledImages
     validation: LabeledImages
+    sampled: bool
     encoder: str
     optimizer: str
     seed: int
@@ -116,7 +120,8 @@ def _evaluation_inputs(
 ) -> HeadEvaluationInputs:
     config = context.config
     optimizer, device = "erm" if kind == "erm" else config.optimizer, context.execution.device.type
-    heads = HeadInputs(training, validation, encoder_key(config), optimizer, config.seed, device)
+    sampled = not isinstance(config.data.validation, TrustedList)
+    heads = HeadInputs(training, validation, sampled, encoder_key(config), optimizer, config.seed, device)
     return HeadEvaluationInputs(heads, config.curvature, config.damping, config.candidates)
 
 
@@ -177,9 +182,9 @@ def fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
         held = np.flatnonzero(held_trusted == number)
         if len(held):
             trusted_losses[held] = -log_probabilities(heads[-1], validation.images, held, device)
-    # What people confirmed was suspected before, so it says nothing of the other images.
-    drawn = validation.rows >= 0
-    biases = class_biases(trusted_losses[drawn], validation.labels[drawn])
+    # What people confirmed beside the split has no row of its own there.
+    sample = inputs.sampled & (validation.rows >= 0)
+    biases = class_biases(trusted_losses[sample], validation.labels[sample])
     beliefs = beliefs_of_folds(training.labels, class_count, [one - biases for one in losses], fold)
     soft = soft_labels(beliefs, validation.labels, class_count)
     for number, rows in enumerate(learned):

@@ -114,7 +114,7 @@ def judge_features(
     )
     execution = Execution(torch.device("cpu"), ignore, lambda note: None)
     nobody = images.subset(np.zeros(len(codes), dtype=bool))
-    inputs = HeadInputs(images, nobody, "given", "lpf-sgd", seed, "cpu")
+    inputs = HeadInputs(images, nobody, False, "given", "lpf-sgd", seed, "cpu")
     evaluation = evaluated_folds(
         fit_heads(inputs, execution), HeadEvaluationInputs(inputs, "kfac", 1.0, True), "flat", execution
     )

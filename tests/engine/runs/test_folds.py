@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import ImageFilter
 
 import sharpeye
@@ -13,13 +14,21 @@ from sharpeye.data.dataset import LabeledImages, natural_size
 from sharpeye.data.findings import CONFLICT
 from sharpeye.data.load import fitted, open_training
 from sharpeye.errors import InputError
-from sharpeye.influence.base import Evaluation
-from sharpeye.influence.methods import select_methods
-from sharpeye.influence.noise_posterior import surest
+from sharpeye.influence.base import Evaluation, ScoringContext
+from sharpeye.influence.methods import loss_posterior, select_methods
+from sharpeye.influence.noise_posterior import RELIANCE, surest
+from sharpeye.progress import ignore
 from sharpeye.runs import network_folds, pipeline
-from sharpeye.runs.context import RunContext
+from sharpeye.runs.context import Execution, RunContext
 from sharpeye.runs.export import cleaned_labels
-from sharpeye.runs.folds import FOLDS, assign_folds
+from sharpeye.runs.folds import (
+    FOLDS,
+    HeadEvaluationInputs,
+    HeadInputs,
+    assign_folds,
+    evaluated_folds,
+    fit_heads,
+)
 from sharpeye.runs.minimum import evaluate_minima, given_label_network
 from sharpeye.runs.second_round import decided_labels, second_round, takes_decisions
 from sharpeye.runs.stages import stages_of
@@ -166,6 +175,44 @@ def test_wrong_labels_come_first_with_and_without_a_clean_split(
     other = sharpeye.run(str(photographs), damping=10.0, **options)  # type: ignore[arg-type]
     assert "embed" not in other.result.stage_seconds
     assert set((run.workspace.root / "stages").glob("features-*")) == features
+
+
+def points(count: int, seed: int) -> LabeledImages:
+    """Features of three classes that overlap, under their true labels."""
+    rng = np.random.default_rng(seed)
+    true = np.arange(count) % 3
+    features = (1.5 * np.eye(3, 6)[true] + rng.normal(0, 0.5, (count, 6))).astype(np.float16)
+    ids = np.char.add(f"{seed}-", np.arange(count).astype(str)).astype(object)
+    return LabeledImages(
+        name="points",
+        ids=ids,
+        images=features,
+        labels=true,
+        true_labels=true,
+        class_names=("a", "b", "c"),
+        splits=np.full(count, "", dtype=object),
+        hashes=ids,
+        skipped=pd.DataFrame(columns=["id", "reason"]),
+        folder=Path(),
+        rows=np.arange(count),
+        trusted=np.full(count, -1, dtype=np.int64),
+    )
+
+
+def test_a_sample_of_trusted_images_shows_a_class_under_a_wrong_name() -> None:
+    training, validation = points(600, 0), points(60, 1)
+    training = replace(training, labels=np.where(training.labels == 0, 1, training.labels))
+    execution = Execution(torch.device("cpu"), ignore, lambda note: None)
+    expected = {}
+    for sampled in (True, False):
+        inputs = HeadInputs(training, validation, sampled, "points", "erm", 0, "cpu")
+        evaluation = evaluated_folds(
+            fit_heads(inputs, execution), HeadEvaluationInputs(inputs, "kfac", 1.0, True), "erm", execution
+        )
+        scoring = ScoringContext(training.labels, 3, evaluation, RELIANCE)
+        expected[sampled] = loss_posterior(scoring).expected_wrong
+    assert expected[True] == pytest.approx(200, abs=30)
+    assert expected[False] < 60
 
 
 def test_a_second_round_trusts_what_was_decided_and_judges_the_others(
