@@ -11,7 +11,7 @@ from sharpeye.curvature.base import LEAST_MEAN
 from sharpeye.curvature.gradients import Vector
 from sharpeye.curvature.kronecker import KroneckerCurvature
 
-ROWS = 64
+ROWS = 32
 # λ of a matrix as a share of its gradients' mean squared entry, for DataInf and LiSSA (DataInf's choice).
 DAMPING = 0.1
 LISSA_STEPS = 10
