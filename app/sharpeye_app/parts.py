@@ -2,12 +2,15 @@
 
 import json
 import re
+from collections.abc import Callable
+from typing import Any
 
 import streamlit as st
 
 from sharpeye.config import digest
 from sharpeye.errors import InputError
 from sharpeye.files import replacing
+from sharpeye.runs.reports import Report
 from sharpeye.runs.review import Review
 from sharpeye.runs.store import RunRow
 from sharpeye_app.readers import review, reviewable_runs
@@ -108,6 +111,21 @@ def chosen_run(runs: list[RunRow], key: str) -> str:
     address(run=run)
     st.session_state[key] = run
     return run
+
+
+@st.fragment(run_every=0.5)
+def wait_for_report(read: Callable[[], Report[Any] | None], title: str) -> None:
+    """Watch a report until it is there, or failed.
+
+    Args:
+        read: reads it as it stands.
+        title: what is computed, for people.
+    """
+    report = read()
+    if report is None or report.state != "running":
+        st.rerun()
+    share = report.done / max(report.total, 1)
+    st.progress(min(share, 1.0), text=f"{title}: {report.stage}")
 
 
 def keep_selection(review: Review, rows: list[int]) -> str:

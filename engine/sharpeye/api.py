@@ -325,9 +325,7 @@ class TextRun(Run):
         from sharpeye.runs.text_review import open_text_review
 
         review = open_text_review(self.workspace, self.id)
-        influence = review.influence(review.validation_row(validation))
-        order = review.most_influential(influence)[:count]
-        return review.training.iloc[order].assign(influence=influence[order])
+        return review.examples(review.influence(review.validation_row(validation)), count)
 
     def ask(self, prompt: str, completion: str = "", count: int = 20) -> "tuple[str, pd.DataFrame]":
         """A completion of a prompt of one's own, and the training examples that influence it most.
@@ -347,9 +345,7 @@ class TextRun(Run):
 
         review = open_text_review(self.workspace, self.id)
         found = answer(self.workspace, review, Question(prompt, completion), lambda *step: None)
-        influence = np.array(found.influence)
-        order = review.most_influential(influence)[:count]
-        return found.completion, review.training.iloc[order].assign(influence=influence[order])
+        return found.completion, review.examples(np.array(found.influence), count)
 
     def decide(  # type: ignore[override]
         self, example: str, verdict: str, completion: str | None = None, *, who: str | None = None

@@ -5,8 +5,8 @@ import streamlit as st
 
 from sharpeye.runs.lesson import Lesson, lesson_folder, read_lesson, start_lesson
 from sharpeye.runs.pair_lesson import pair_lesson
-from sharpeye_app import diagnostic_plots
-from sharpeye_app.parts import plain
+from sharpeye_app import lesson_plots
+from sharpeye_app.parts import plain, wait_for_report
 from sharpeye_app.pictures import picture_grid, picture_tag
 from sharpeye_app.readers import workspace
 
@@ -32,7 +32,7 @@ def lesson(way: Way) -> Lesson:
     if report is None:
         start_lesson(workspace(), *way)
     if report is None or report.state == "running":
-        wait_for(way)
+        wait_for_report(lambda: read_lesson(workspace(), *way), "Training a small network on this machine")
         st.stop()
     if report.result is None:
         st.error(f"The experiment failed: {plain(report.message)}")
@@ -41,16 +41,6 @@ def lesson(way: Way) -> Lesson:
             st.rerun()
         st.stop()
     return report.result
-
-
-@st.fragment(run_every=0.5)
-def wait_for(way: Way) -> None:
-    """Watch an experiment until its end."""
-    report = read_lesson(workspace(), *way)
-    if report is None or report.state != "running":
-        st.rerun()
-    share = report.done / max(report.total, 1)
-    st.progress(min(share, 1.0), text=f"Training a small network on this machine: {report.stage}")
 
 
 def choose_way(name: str = "", first: int = 1) -> Way:
@@ -91,7 +81,7 @@ def what_influence_is() -> None:
     one = suspects[st.slider("Suspect", 1, len(suspects), 1) - 1]
     left, right = st.columns([1, 4])
     left.html(f'<div style="max-width:200px">{picture_tag(shown.decoded, one.row, "The suspect")}</div>')
-    pulls = diagnostic_plots.pulls(names, one.scores, one.given)
+    pulls = lesson_plots.pulls(names, one.scores, one.given)
     right.plotly_chart(pulls, alt="Influence of every label", key="pulls")
     best = names[min(range(len(names)), key=one.scores.__getitem__)]
     st.caption(f"Given: {names[one.given]}. The label that pulls least: {best}.")
@@ -110,7 +100,7 @@ def sharp_and_flat() -> None:
     )
     way = choose_way()
     sharp, flat = lesson(PLAIN), lesson(way)
-    shaken = diagnostic_plots.risks_under_noise({"plain minimum": sharp.noise, "flat minimum": flat.noise})
+    shaken = lesson_plots.risks_under_noise({"plain minimum": sharp.noise, "flat minimum": flat.noise})
     st.plotly_chart(shaken, alt="Risk under noise", key="shaken")
     st.latex(
         r"R_\sigma(\theta) = \mathbb{E}_\varepsilon R(\theta + \varepsilon),\quad "
@@ -152,7 +142,7 @@ def how_flat() -> None:
         f"At this strength, flat training {gains(after.new - before.new)} over plain training, on one seed "
         "and 1,500 images: differences of a few thousandths mean little here."
     )
-    hills = diagnostic_plots.hills(flat.histogram)
+    hills = lesson_plots.hills(flat.histogram)
     st.plotly_chart(hills, alt="Influence of right and of wrong labels", key="hills")
     tried: dict[Way, Lesson] = {}
     for name, strengths in STRENGTHS.items():
@@ -160,7 +150,7 @@ def how_flat() -> None:
             report = read_lesson(workspace(), name, strength)
             if report is not None and report.result is not None:
                 tried[name, strength] = report.result
-    so_far = diagnostic_plots.tried_so_far(sharp, tried)
+    so_far = lesson_plots.tried_so_far(sharp, tried)
     st.plotly_chart(so_far, alt="Sharpness and AUC of every strength tried", key="tried")
     st.caption("Every strength that you tried so far, and the plain minimum as a cross.")
 
@@ -178,7 +168,7 @@ def why_classical_fades() -> None:
     )
     # From this strength on, the mean gradient gets small.
     checkpoints = lesson(choose_way("-fading", 2)).checkpoints
-    st.plotly_chart(diagnostic_plots.fading(checkpoints), alt="AUC and gradient along training", key="fading")
+    st.plotly_chart(lesson_plots.fading(checkpoints), alt="AUC and gradient along training", key="fading")
     first, last = checkpoints[0], checkpoints[-1]
     st.caption(
         f"From the noisily trained network (epoch 0) to the minimum, the mean gradient's length goes from "
@@ -238,9 +228,9 @@ def influence_and_loss() -> None:
     )
     shown = lesson(choose_way())
     members = shown.family
-    titles = [diagnostic_plots.weight_title(member) for member in members]
+    titles = [lesson_plots.weight_title(member) for member in members]
     chosen = titles.index(st.select_slider("w", titles, titles[3]))
-    st.plotly_chart(diagnostic_plots.family(members, chosen), alt="AUC from influence to loss", key="family")
+    st.plotly_chart(lesson_plots.family(members, chosen), alt="AUC from influence to loss", key="family")
     ranking = members[chosen].ranking
     st.markdown(f"**w = {titles[chosen]}**: AUC {ranking.auc:.4f}. The most suspicious:")
     picture_grid(shown.decoded, ranking.rows, "Training image", ranking.wrong)
@@ -268,9 +258,9 @@ def pairs() -> None:
     shown = pair_lesson()
     at = st.slider("Trusted point", 1, len(shown.trusted), 1) - 1
     left, right = st.columns(2)
-    left.plotly_chart(diagnostic_plots.pair_plane(shown, at), alt="Influence on one point", key="plane")
+    left.plotly_chart(lesson_plots.pair_plane(shown, at), alt="Influence on one point", key="plane")
     right.plotly_chart(
-        diagnostic_plots.pair_retraining(shown, at), alt="Influence and training again", key="again"
+        lesson_plots.pair_retraining(shown, at), alt="Influence and training again", key="again"
     )
     st.caption(
         f"Red rings: wrong labels. Over all pairs the rank correlation with training again is "

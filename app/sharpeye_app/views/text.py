@@ -14,7 +14,7 @@ from sharpeye.runs.supervisor import ensure_supervisor
 from sharpeye.runs.text_question import Question, ask, read_answer
 from sharpeye.runs.text_review import TEXT_VERDICTS, TextReview, json_lines, open_text_review
 from sharpeye.text.config import TextConfig
-from sharpeye_app.parts import chosen_run, in_page_words, plain
+from sharpeye_app.parts import chosen_run, in_page_words, plain, wait_for_report
 from sharpeye_app.readers import text_runs, workspace
 from sharpeye_app.reviewer import reviewer
 from sharpeye_app.source_form import ask_path
@@ -140,16 +140,17 @@ def own_prompt(review: TextReview) -> Asked | None:
         )
         if st.form_submit_button("Ask", type="primary", icon=":material/send:"):
             st.session_state[key] = Question(prompt, completion)
-            report = read_answer(workspace(), review.run, st.session_state[key])
-            if report is None or report.state == "failed":
-                ask(workspace(), review.run, st.session_state[key])
+            ask(workspace(), review.run, st.session_state[key])
     question: Question | None = st.session_state.get(key)
     if question is None:
         st.caption("The model is loaded for it, which takes a while.")
         return None
     report = read_answer(workspace(), review.run, question)
-    if report is None or report.state == "running":
-        wait_for_answer(review.run, question)
+    if report is None:
+        st.caption("Of an earlier version: ask again.")
+        return None
+    if report.state == "running":
+        wait_for_report(lambda: read_answer(workspace(), review.run, question), "Asking the model")
         return None
     if report.result is None:
         st.error(in_page_words(report.message))
@@ -162,17 +163,6 @@ def own_prompt(review: TextReview) -> Asked | None:
     )
     show_said(found.before, found.after)
     return Asked(question.prompt, found.completion, np.array(found.influence))
-
-
-@st.fragment(run_every=1.0)
-def wait_for_answer(run: str, question: Question) -> None:
-    """Watch a question until it is answered."""
-    report = read_answer(workspace(), run, question)
-    if report is not None and report.state != "running":
-        st.rerun()
-    stage = "start" if report is None else report.stage
-    share = 0.0 if report is None else report.done / max(report.total, 1)
-    st.progress(min(share, 1.0), text=f"Asking the model: {stage}")
 
 
 def show_example(

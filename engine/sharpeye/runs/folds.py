@@ -158,10 +158,9 @@ def fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
     class_count, count = len(training.class_names), len(training)
     features = JoinedImages(training.images, validation.images)
     labels = np.concatenate([training.labels, validation.labels])
-    fold = assign_folds(training.labels, training.hashes, inputs.seed)
-    trusted = np.arange(count, len(features))
-    learned = [np.concatenate([np.flatnonzero(fold != number), trusted]) for number in range(FOLDS)]
-    held_trusted = assign_folds(validation.labels, validation.hashes, inputs.seed)
+    judged = assign_folds(training.labels, training.hashes, inputs.seed)
+    trusted = assign_folds(validation.labels, validation.hashes, inputs.seed)
+    fold = np.concatenate([judged, trusted])
     total, done = 2 * FOLDS + 1, 0
 
     def advance(part: str) -> None:
@@ -171,21 +170,21 @@ def fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
 
     advance("choosing the ridge")
     start = zero_head(features, np.arange(len(features)), class_count, device)
-    held = np.flatnonzero(fold == 0)
-    ridge, start = choose_ridge(features, labels, learned[0], held, start, device)
-    heads, losses, trusted_losses = [], [], np.zeros((len(validation), class_count), np.float32)
+    learned = [
+        np.concatenate([np.flatnonzero(judged != number), np.arange(count, len(features))])
+        for number in range(FOLDS)
+    ]
+    ridge, start = choose_ridge(features, labels, learned[0], np.flatnonzero(judged == 0), start, device)
+    heads, losses = [], np.empty((len(features), class_count), np.float32)
     for number in range(FOLDS):
         advance("on the given labels")
-        others = np.flatnonzero(np.concatenate([fold, held_trusted]) != number)
-        heads.append(fit_head(features, others, labels, start, ridge, device))
-        losses.append(-log_probabilities(heads[-1], training.images, np.flatnonzero(fold == number), device))
-        held = np.flatnonzero(held_trusted == number)
-        if len(held):
-            trusted_losses[held] = -log_probabilities(heads[-1], validation.images, held, device)
+        heads.append(fit_head(features, np.flatnonzero(fold != number), labels, start, ridge, device))
+        held = np.flatnonzero(fold == number)
+        losses[held] = -log_probabilities(heads[-1], features, held, device)
     # What people confirmed beside the split has no row of its own there.
     sample = inputs.sampled & (validation.rows >= 0)
-    biases = class_biases(trusted_losses[sample], validation.labels[sample])
-    beliefs = beliefs_of_folds(training.labels, class_count, [one - biases for one in losses], fold)
+    losses[:count] -= class_biases(losses[count:][sample], validation.labels[sample])
+    beliefs = beliefs_of_folds(training.labels, losses[:count])
     soft = soft_labels(beliefs, validation.labels, class_count)
     for number, rows in enumerate(learned):
         advance("on beliefs")
@@ -195,25 +194,20 @@ def fit_heads(inputs: HeadInputs, execution: Execution) -> Heads:
             flattened(head, features, rows, soft, ridge, inputs, execution)
             for head, rows in zip(heads, learned, strict=True)
         ]
-    return Heads(tuple(heads), fold)
+    return Heads(tuple(heads), judged)
 
 
-def beliefs_of_folds(
-    labels: np.ndarray, class_count: int, losses: list[np.ndarray], fold: np.ndarray
-) -> Candidates:
+def beliefs_of_folds(labels: np.ndarray, losses: np.ndarray) -> Candidates:
     """−log of the noise posterior of every candidate label, by predictors that did not see the image's own.
 
     Args:
         labels: given labels, (N,).
-        class_count: C.
-        losses: −log p of every class but for a constant, for the images of each fold, (n, C).
-        fold: of each image, (N,).
+        losses: −log p of every class but for a constant, each image's by the predictor of its fold, (N, C).
     """
-    rows = np.concatenate([np.flatnonzero(fold == number) for number in range(len(losses))])
-    minus_log, back = torch.from_numpy(np.concatenate(losses)), np.argsort(rows)
-    chosen = candidate_classes(minus_log, torch.from_numpy(labels[rows]))
-    candidates = Candidates(chosen.numpy()[back], minus_log.gather(1, chosen).numpy()[back])
-    return label_beliefs(candidates, labels, class_count, None, DOUBTED_RELIANCE)
+    minus_log = torch.from_numpy(losses)
+    classes = candidate_classes(minus_log, torch.tensor(labels))
+    candidates = Candidates(classes.numpy(), minus_log.gather(1, classes).numpy())
+    return label_beliefs(candidates, labels, losses.shape[1], None, DOUBTED_RELIANCE)
 
 
 def flattened(

@@ -86,15 +86,16 @@ def _cross_fitted_beliefs(
 ) -> tuple[Candidates, list[dict[str, TrainedStage]]]:
     """−log of the noise posterior of every candidate label, by networks that did not see the image's own; and
     the stages of these networks."""
-    losses, stages = [], []
+    losses = np.empty((len(training), len(training.class_names)), np.float32)
+    stages = []
     for number in range(NETWORK_FOLDS):
         inside = of_fold(context, number)
         network = given_label_network(inside, training.subset(fold != number))
         network.model.eval()
         inputs = LossInputs(network, training.subset(fold == number), context.config.mirror)
-        losses.append(cached(inside, "fold-losses", inputs, _losses, save_array, load_array))
+        losses[fold == number] = cached(inside, "fold-losses", inputs, _losses, save_array, load_array)
         stages.append(network.stages)
-    return beliefs_of_folds(training.labels, len(training.class_names), losses, fold), stages
+    return beliefs_of_folds(training.labels, losses), stages
 
 
 def of_fold(context: RunContext, number: int) -> RunContext:

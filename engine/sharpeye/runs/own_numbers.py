@@ -98,20 +98,7 @@ def judge_features(
     names, codes = np.unique(labels.astype(str), return_inverse=True)
     if len(names) < 2:
         raise InputError("labels of one class only: there is nothing to tell apart")
-    images = LabeledImages(
-        name="features",
-        ids=np.arange(len(codes)).astype(str).astype(object),
-        images=features,
-        labels=codes.astype(np.int64),
-        true_labels=None,
-        class_names=tuple(names.tolist()),
-        splits=np.full(len(codes), "", dtype=object),
-        hashes=np.arange(len(codes)).astype(str).astype(object),
-        skipped=pd.DataFrame(columns=["id", "reason"]),
-        folder=Path(),
-        rows=np.arange(len(codes)),
-        trusted=np.full(len(codes), -1, dtype=np.int64),
-    )
+    images = images_of(features, codes, tuple(names.tolist()))
     execution = Execution(torch.device("cpu"), ignore, lambda note: None)
     nobody = images.subset(np.zeros(len(codes), dtype=bool))
     inputs = HeadInputs(images, nobody, False, "given", "lpf-sgd", seed, "cpu")
@@ -122,6 +109,25 @@ def judge_features(
     beliefs = loss_posterior(scoring)
     table = judged(labels, names, beliefs)
     return table.assign(fvm=MINIMUM_METHODS["fvm"].score(scoring).influence), beliefs
+
+
+def images_of(features: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> LabeledImages:
+    """Features as images, which nothing but the labels is known of."""
+    ids = np.arange(len(labels)).astype(str).astype(object)
+    return LabeledImages(
+        name="features",
+        ids=ids,
+        images=features,
+        labels=labels.astype(np.int64),
+        true_labels=None,
+        class_names=class_names,
+        splits=np.full(len(labels), "", dtype=object),
+        hashes=ids,
+        skipped=pd.DataFrame(columns=["id", "reason"]),
+        folder=Path(),
+        rows=np.arange(len(labels)),
+        trusted=np.full(len(labels), -1, dtype=np.int64),
+    )
 
 
 def judge_probabilities(

@@ -2,6 +2,7 @@
 pair. Never torch."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -48,6 +49,7 @@ class PairLesson:
         return int(self.wrong[order[: self.wrong.sum()]].sum())
 
 
+@cache
 def pair_lesson() -> PairLesson:
     """Logistic regression at the minimum of the trusted points' risk, and each training point's influence."""
     rng = np.random.default_rng(SEED)
@@ -60,12 +62,13 @@ def pair_lesson() -> PairLesson:
     gradients, checked = _gradients(theta, training, labels), _gradients(theta, trusted, trusted_labels)
     influence = gradients @ np.linalg.solve(_hessian(theta, trusted), checked.T) / TRUSTED
     before = _losses(theta, trusted, trusted_labels)
-    retrained = np.stack(
-        [
-            before - _losses(_minimum(trusted, trusted_labels, place, label), trusted, trusted_labels)
-            for place, label in zip(training, labels, strict=True)
-        ]
-    )
+
+    def fall(place: np.ndarray, label: int) -> np.ndarray:
+        """Of the loss of each trusted point, where a training point joins them."""
+        moved = _minimum(np.vstack([trusted, place]), np.append(trusted_labels, label))
+        return before - _losses(moved, trusted, trusted_labels)
+
+    retrained = np.stack([fall(place, label) for place, label in zip(training, labels, strict=True)])
     return PairLesson(training, labels, wrong, trusted, trusted_labels, influence, retrained)
 
 
@@ -75,18 +78,12 @@ def _points(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarra
     return np.outer(2 * labels - 1, (1.0, 0.5)) + SPREAD * rng.normal(size=(count, 2)), labels
 
 
-def _minimum(
-    places: np.ndarray, labels: np.ndarray, extra: np.ndarray | None = None, label: int = 0
-) -> np.ndarray:
-    """θ of least 1/V (Σ_v ℓ_v + ℓ_extra) + ridge/2 ‖θ‖², (3,), by Newton's method."""
+def _minimum(places: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """θ of least 1/TRUSTED Σ ℓ + ridge/2 ‖θ‖², (3,), by Newton's method."""
     theta = np.zeros(3)
     for _ in range(NEWTON_STEPS):
-        slope = _gradients(theta, places, labels).mean(0) + RIDGE * theta
-        curvature = _hessian(theta, places)
-        if extra is not None:
-            slope = slope + _gradients(theta, extra[None], np.array([label]))[0] / len(places)
-            curvature = curvature + (_hessian(theta, extra[None]) - RIDGE * np.eye(3)) / len(places)
-        theta = theta - np.linalg.solve(curvature, slope)
+        slope = _gradients(theta, places, labels).sum(0) / TRUSTED + RIDGE * theta
+        theta = theta - np.linalg.solve(_hessian(theta, places), slope)
     return theta
 
 
@@ -113,7 +110,7 @@ def _gradients(theta: np.ndarray, places: np.ndarray, labels: np.ndarray) -> np.
 
 
 def _hessian(theta: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """1/V Σ p(1 − p) x xᵀ + ridge, (3, 3)."""
+    """1/TRUSTED Σ p(1 − p) x xᵀ + ridge, (3, 3)."""
     p, x = _probabilities(theta, places), _inputs(places)
-    hessian: np.ndarray = (x * (p * (1 - p))[:, None]).T @ x / len(x) + RIDGE * np.eye(3)
+    hessian: np.ndarray = (x * (p * (1 - p))[:, None]).T @ x / TRUSTED + RIDGE * np.eye(3)
     return hessian

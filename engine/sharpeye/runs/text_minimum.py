@@ -17,7 +17,7 @@ from sharpeye.progress import image_report
 from sharpeye.runs.artifacts import artifact_path, cached
 from sharpeye.runs.context import Execution, with_smaller_batches
 from sharpeye.runs.stages import curvature_stage, minimum_stage
-from sharpeye.runs.text_stages import SAY, optimizer_of
+from sharpeye.runs.text_stages import SAY, TRAIN, optimizer_of
 from sharpeye.runs.text_submission import TextSplits, model_key
 from sharpeye.runs.workspace import Workspace
 from sharpeye.text.config import TextConfig
@@ -157,6 +157,11 @@ def training_of(
     return str(path)
 
 
+def trained_parameters(context: TextContext) -> str:
+    """Train on the training examples, unless the configuration leaves that out; the checkpoint."""
+    return training_of(context, "start", TRAIN, context.training, "training", context.config.epochs)
+
+
 def set_parameters(context: TextContext, checkpoint: str) -> None:
     """Put the LoRA parameters of a checkpoint into the model; `start` for new ones, B = 0."""
     if checkpoint == "start":
@@ -243,9 +248,8 @@ def stored_gradients(
     rows = artifact_path(context, "lora gradients", inputs, ".npy")
     scale = artifact_path(context, "lora gradients", inputs)
     model = context.model
-    shapes = {name: (layer.out_features, layer.in_features) for name, layer in model.layers.items()}
     if not (rows.exists() and scale.exists()):
-        width = sum(out * inside for out, inside in shapes.values())
+        width = sum(out * inside for out, inside in model.shapes.values())
         set_parameters(context, checkpoint)
 
         def compute(divisor: int) -> None:
@@ -275,12 +279,11 @@ def stored_gradients(
 
         with_smaller_batches(compute, context.execution.note)
     known = load_file(scale)
-    return StoredGradients(np.load(rows, mmap_mode="r"), known["scale"], known["loss"], shapes)
+    return StoredGradients(np.load(rows, mmap_mode="r"), known["scale"], known["loss"], model.shapes)
 
 
 def gradients_in_memory(model: LanguageModel, encoded: list[EncodedExample]) -> StoredGradients:
     """Gradients of few examples with the parameters that the model has."""
-    shapes = {name: (layer.out_features, layer.in_features) for name, layer in model.layers.items()}
     order, parts = [], []
     for rows, gradients, losses in gradient_batches(model, encoded, residuals):
         scale, unit = halved(gradients)
@@ -288,7 +291,7 @@ def gradients_in_memory(model: LanguageModel, encoded: list[EncodedExample]) -> 
         parts.append((unit, scale, losses.cpu().numpy()))
     back = np.argsort(order)
     unit, scale, loss = (np.concatenate(column)[back] for column in zip(*parts, strict=True))
-    return StoredGradients(unit, scale, loss, shapes)
+    return StoredGradients(unit, scale, loss, model.shapes)
 
 
 def halved(gradients: Gradients) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,6 @@ from sklearn.metrics import roc_auc_score
 
 from sharpeye.config import VERSION
 from sharpeye.curvature.kronecker import KroneckerCurvature
-from sharpeye.errors import InputError
 from sharpeye.files import replacing
 from sharpeye.progress import Report, timed
 from sharpeye.runs.context import Execution, Note
@@ -24,12 +23,12 @@ from sharpeye.runs.text_minimum import (
     prepared,
     said,
     stored_gradients,
-    training_of,
+    trained_parameters,
     validation_minimum,
 )
 from sharpeye.runs.text_result import PairQuality, TextResult
-from sharpeye.runs.text_stages import LOAD, PAIRS, PLAIN, TRAIN, gradient_stage, minima_of
-from sharpeye.runs.text_submission import TextSplits, identify_text, read_splits
+from sharpeye.runs.text_stages import LOAD, PAIRS, PLAIN, gradient_stage, minima_of
+from sharpeye.runs.text_submission import TextSplits, splits_of_run
 from sharpeye.runs.workspace import Workspace
 from sharpeye.text import influence
 from sharpeye.text.baselines import bm25, embedding_similarity
@@ -72,7 +71,7 @@ def execute_text(
     splits = load(config, row, workspace, execution)
     context = prepared(config, workspace, execution, splits)
     before = said(context, "start") if config.say else None
-    trained = training_of(context, "start", TRAIN, context.training, "training", config.epochs)
+    trained = trained_parameters(context)
     matrices: dict[str, np.ndarray] = {}
     spent: dict[str, float] = {}
 
@@ -128,9 +127,7 @@ def load(config: TextConfig, row: RunRow, workspace: Workspace, execution: Execu
         InputError: they are not what they were when the run was submitted, or cannot be used.
     """
     execution.start(LOAD)
-    splits = read_splits(config)
-    if identify_text(config, splits)[0] != row.id:
-        raise InputError(f"{config.train} or its validation examples changed since this run was submitted")
+    splits = splits_of_run(config, row.id)
     for note in splits.notes:
         execution.note(note)
     folder = workspace.run(row.id)

@@ -59,12 +59,10 @@ def read_answer(workspace: Workspace, run: str, question: Question) -> Report[An
 
 
 def ask(workspace: Workspace, run: str, question: Question) -> None:
-    """Start the process that answers a question.
-
-    Raises:
-        InputError: the run has no scores.
-    """
-    open_text_review(workspace, run)
+    """Start the process that answers a question to a run that has scores, unless it was asked before."""
+    report = read_answer(workspace, run, question)
+    if report is not None and report.state != "failed":
+        return
     folder = question_folder(workspace, run, question)
     folder.root.mkdir(parents=True, exist_ok=True)
     with replacing(folder.question) as temporary:
@@ -85,11 +83,11 @@ def answer(workspace: Workspace, review: TextReview, question: Question, advance
         prepared,
         set_parameters,
         stored_gradients,
-        training_of,
+        trained_parameters,
         validation_minimum,
     )
-    from sharpeye.runs.text_stages import TRAIN, gradient_stage, minima_of
-    from sharpeye.runs.text_submission import identify_text, read_splits
+    from sharpeye.runs.text_stages import gradient_stage, minima_of
+    from sharpeye.runs.text_submission import splits_of_run
     from sharpeye.text.examples import TextExamples
     from sharpeye.text.influence import normalized, signed_influence
     from sharpeye.text.language_models import encode
@@ -105,15 +103,12 @@ def answer(workspace: Workspace, review: TextReview, question: Question, advance
     if not question.prompt.strip():
         raise InputError("a prompt must say something")
     config = review.config
-    splits = read_splits(config)
-    if identify_text(config, splits)[0] != review.run:
-        raise InputError(f"{config.train}, its trusted examples or the model changed since this run")
+    splits = splits_of_run(config, review.run)
     execution = Execution(select_device(config.device), report, lambda note: None)
     execution.start("load")
     context = prepared(config, workspace, execution, splits)
     kind = minima_of(config)[0]
-    trained = training_of(context, "start", TRAIN, context.training, "training", config.epochs)
-    minimum, curvature = validation_minimum(context, trained, kind)
+    minimum, curvature = validation_minimum(context, trained_parameters(context), kind)
     training = stored_gradients(context, minimum, gradient_stage(kind), "training")
     execution.start("say")
     set_parameters(context, minimum)

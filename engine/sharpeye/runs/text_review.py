@@ -67,6 +67,11 @@ class TextReview:
         """Rows of the training examples, those of most influence on one completion first, (N,)."""
         return np.argsort(-importance(self.result.ranked_by, influence), kind="stable")
 
+    def examples(self, influence: np.ndarray, count: int) -> pd.DataFrame:
+        """The training examples of most influence on one completion, with that influence."""
+        order = self.most_influential(influence)[:count]
+        return self.training.iloc[order].assign(influence=influence[order])
+
     def decisions(self) -> pd.DataFrame:
         """The decision that holds for each decided example, by its id."""
         with store(self.workspace) as connection:

@@ -104,6 +104,20 @@ def identify_text(config: TextConfig, splits: TextSplits) -> tuple[str, str]:
     return digest(VERSION, asdict(config), model_key(config.model), dataset, splits.validation.key()), dataset
 
 
+def splits_of_run(config: TextConfig, run: str) -> TextSplits:
+    """The examples of a run that was submitted.
+
+    Raises:
+        InputError: they or the model are not what they were then, or cannot be used.
+    """
+    splits = read_splits(config)
+    if identify_text(config, splits)[0] != run:
+        raise InputError(
+            f"{config.train}, its validation examples or the model changed since this run was submitted"
+        )
+    return splits
+
+
 def submit_text(connection: sqlite3.Connection, config: TextConfig) -> RunRow:
     """Check a configuration, register its data and queue the run.
 

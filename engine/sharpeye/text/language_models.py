@@ -86,6 +86,11 @@ class LanguageModel:
         return self.parameters[0].device
 
     @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Outputs and inputs of each LoRA matrix, by name, in the order of `layers`."""
+        return {name: (layer.out_features, layer.in_features) for name, layer in self.layers.items()}
+
+    @property
     def batch(self) -> int:
         """Examples that pass through it at once."""
         return BATCH[self.device.type]
@@ -121,7 +126,7 @@ def load_language_model(path: str, plan: LoraPlan, device: torch.device, seed: i
     else:
         name = str(place) if place.exists() else path
     try:
-        check_memory(path, place, device)
+        check_memory(path, device)
         with _quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
             if place.suffix != ".gguf":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from safetensors import safe_open
 
 from sharpeye.errors import InputError
 
@@ -20,8 +21,6 @@ def weight_count(model: Path) -> int | None:
         return sum(int(tensor.n_elements) for tensor in GGUFReader(str(model)).tensors)
     if not model.is_dir():
         return None
-    from safetensors import safe_open
-
     count = 0
     for path in model.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
@@ -29,18 +28,17 @@ def weight_count(model: Path) -> int | None:
     return count
 
 
-def check_memory(path: str, model: Path, device: torch.device) -> None:
+def check_memory(path: str, device: torch.device) -> None:
     """Refuse a model that cannot fit.
 
     Args:
-        path: of the model, as the user gave it.
-        model: the same, where it is a file or folder.
+        path: of the model, as the user gave it; a name of Hugging Face is not checked.
         device: that it is loaded to.
 
     Raises:
         InputError: its weights take more than is free.
     """
-    count = weight_count(model)
+    count = weight_count(Path(path).expanduser())
     if count is None:
         return
     free = float(psutil.virtual_memory().available)

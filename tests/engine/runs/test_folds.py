@@ -30,6 +30,7 @@ from sharpeye.runs.folds import (
     fit_heads,
 )
 from sharpeye.runs.minimum import evaluate_minima, given_label_network
+from sharpeye.runs.own_numbers import images_of
 from sharpeye.runs.second_round import decided_labels, second_round, takes_decisions
 from sharpeye.runs.stages import stages_of
 from sharpeye.runs.store import store
@@ -182,21 +183,7 @@ def points(count: int, seed: int) -> LabeledImages:
     rng = np.random.default_rng(seed)
     true = np.arange(count) % 3
     features = (1.5 * np.eye(3, 6)[true] + rng.normal(0, 0.5, (count, 6))).astype(np.float16)
-    ids = np.char.add(f"{seed}-", np.arange(count).astype(str)).astype(object)
-    return LabeledImages(
-        name="points",
-        ids=ids,
-        images=features,
-        labels=true,
-        true_labels=true,
-        class_names=("a", "b", "c"),
-        splits=np.full(count, "", dtype=object),
-        hashes=ids,
-        skipped=pd.DataFrame(columns=["id", "reason"]),
-        folder=Path(),
-        rows=np.arange(count),
-        trusted=np.full(count, -1, dtype=np.int64),
-    )
+    return images_of(features, true, ("a", "b", "c"))
 
 
 def test_a_sample_of_trusted_images_shows_a_class_under_a_wrong_name() -> None:
