@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from sharpeye.runs.decisions import Decision, decide, read_log
 from sharpeye.runs.store import list_runs, store
@@ -271,14 +271,21 @@ def test_another_class_is_chosen_with_the_arrow_keys(
     page: Page, reviewed: tuple[App, Workspace, str]
 ) -> None:
     app, workspace, _ = reviewed
+    held: list[Route] = []
+    page.route("**/classes/*", lambda route: held.append(route))
     open_review(page, app)
-    page.get_by_role("button", name="Another class").click()
+    with page.expect_request("**/classes/*"):
+        page.get_by_role("button", name="Another class").click()
     options = page.get_by_role("listbox", name="Classes").get_by_role("option")
     expect(options).to_have_count(10)
     given = page.locator(".card.focus .given").inner_text()
     other = 2 if given != "class 2" else 3
-    for key in (*["ArrowDown"] * other, "Enter"):
-        page.keyboard.press(key)
+    for _ in range(other):
+        page.keyboard.press("ArrowDown")
+    # The pictures come while a class is marked, which must stay marked.
+    held[0].continue_()
+    expect(options.locator("img")).to_have_count(10)
+    page.keyboard.press("Enter")
     log = decisions(workspace, 1)
     assert log[["verdict", "to_label"]].to_numpy().tolist() == [["relabel", f"class {other}"]]
 

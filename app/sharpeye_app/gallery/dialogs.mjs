@@ -59,7 +59,6 @@ export function openPicker(root, { names, pictures, taken, choose, add }) {
   };
   const draw = () => {
     found = matches(input.value, names());
-    at = 0;
     list.replaceChildren(...found.slice(0, LISTED).map((label, number) => {
       const choice = makeElement("div", "choice");
       choice.id = `sharpeye-choice-${number}`;
@@ -81,7 +80,8 @@ export function openPicker(root, { names, pictures, taken, choose, add }) {
     }
     mark();
   };
-  input.oninput = draw;
+  // Only other letters put the mark back: pictures that come later must not.
+  input.oninput = () => { at = 0; draw(); };
   input.onkeydown = (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step) {
