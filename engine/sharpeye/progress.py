@@ -62,12 +62,15 @@ def timed(report: Report, seconds: dict[str, float]) -> Report:
     return report_and_time
 
 
-def image_report(stage: str, report: Report, unit: str = "image") -> ImageReport:
-    """A report of (images done, images in all), or of another unit, as the progress of a stage."""
+def image_report(stage: str, report: Report, unit: str = "image", before: int = 0) -> ImageReport:
+    """A report of (images done, images in all), or of another unit, as the progress of a stage.
+
+    Those done `before` it began do not count in its speed.
+    """
     started = time.monotonic()
 
     def report_images(done: int, total: int) -> None:
-        rate = done / max(time.monotonic() - started, 1e-9)
+        rate = (done - before) / max(time.monotonic() - started, 1e-9)
         report(Progress(stage, done, total, unit, None, rate, (total - done) / max(rate, 1e-9)))
 
     return report_images

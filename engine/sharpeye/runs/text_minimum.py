@@ -5,15 +5,11 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
-from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch_file
 from safetensors.torch import save_file as save_torch_file
 
-from sharpeye.curvature.gradients import Gradients
 from sharpeye.curvature.kronecker import KroneckerCurvature
-from sharpeye.files import replacing
-from sharpeye.progress import image_report
+from sharpeye.progress import ImageReport, image_report
 from sharpeye.runs.artifacts import artifact_path, cached
 from sharpeye.runs.context import Execution, with_smaller_batches
 from sharpeye.runs.stages import curvature_stage, minimum_stage
@@ -29,7 +25,6 @@ from sharpeye.text.gradients import (
     residuals,
     sampled_fisher,
 )
-from sharpeye.text.influence import StoredGradients
 from sharpeye.text.language_models import (
     EncodedExample,
     LanguageModel,
@@ -39,11 +34,14 @@ from sharpeye.text.language_models import (
     reset_lora,
 )
 from sharpeye.text.saying import say
+from sharpeye.text.stored_gradients import StoredGradients, gradient_table
 from sharpeye.text.training import LoraTraining, load_lora, train_lora
 from sharpeye.training.devices import generator
 
 # Examples a step: of few, there must be some steps.
 TRAINING_BATCH, VALIDATION_BATCH = 16, 4
+# Examples whose gradients are kept in one file: what a killed process computes again at most.
+SHARD = 64
 
 
 @dataclass(frozen=True)
@@ -82,13 +80,23 @@ class TrainingInputs:
 
 @dataclass(frozen=True)
 class GradientInputs:
-    """All that decides gradients: the parameters, at which examples, and which vectors."""
+    """All that decides the gradients of a shard: the parameters, which vectors, and the first of its
+    examples."""
 
     identity: str
     parameters: str
     examples: str
     vectors: str
     seed: int
+    first: int
+
+
+@dataclass(frozen=True)
+class SayingInputs:
+    """All that decides what a model says to the validation prompts."""
+
+    identity: str
+    parameters: str
 
 
 @dataclass(frozen=True)
@@ -172,9 +180,9 @@ def set_parameters(context: TextContext, checkpoint: str) -> None:
 
 def said(context: TextContext, checkpoint: str) -> list[str]:
     """What the model says to the validation prompts with some LoRA parameters; kept."""
-    inputs = GradientInputs(context.identity, Path(checkpoint).name, "validation", "say", 0)
+    inputs = SayingInputs(context.identity, Path(checkpoint).name)
 
-    def compute(inputs: GradientInputs, execution: Execution) -> list[str]:
+    def compute(inputs: SayingInputs, execution: Execution) -> list[str]:
         execution.start(SAY)
         set_parameters(context, checkpoint)
         longest = max(one.completion for one in context.validation)
@@ -232,7 +240,7 @@ def validation_minimum(context: TextContext, trained: str, kind: str) -> tuple[s
 def stored_gradients(
     context: TextContext, checkpoint: str, stage: str, examples: str, sample: int = 0
 ) -> StoredGradients:
-    """Gradients of the training or validation examples, computed once and kept in half precision.
+    """Gradients of the training or validation examples, computed once and kept, SHARD examples a file.
 
     Args:
         context: of the run.
@@ -243,59 +251,53 @@ def stored_gradients(
             Hessian.
     """
     encoded = context.training if examples == "training" else context.validation
+    model, seed = context.model, context.config.seed
     kind = f"sampled {sample}" if sample else "loss"
-    inputs = GradientInputs(context.identity, Path(checkpoint).name, examples, kind, context.config.seed)
-    rows = artifact_path(context, "lora gradients", inputs, ".npy")
-    scale = artifact_path(context, "lora gradients", inputs)
-    model = context.model
-    if not (rows.exists() and scale.exists()):
-        width = sum(out * inside for out, inside in model.shapes.values())
-        set_parameters(context, checkpoint)
 
-        def compute(divisor: int) -> None:
-            vectors: Vectors = residuals
-            if sample:
-                vectors = sampled_fisher(generator(context.config.seed, SAMPLED_TOKENS, sample))
-            known = {name: np.zeros(len(encoded), np.float32) for name in ("scale", "loss")}
-            # Written and not mapped: mapped pages count as memory in use until they are on disk.
-            with replacing(rows) as temporary, temporary.open("wb") as file:
-                header = {"descr": "<f2", "fortran_order": False, "shape": (len(encoded), width)}
-                np.lib.format.write_array_header_1_0(file, header)
-                start = file.tell()
-                for part, gradients, losses in gradient_batches(
-                    model,
-                    encoded,
-                    vectors,
-                    max(1, model.batch // divisor),
-                    image_report(stage, context.execution.report, "example"),
-                ):
-                    known["scale"][part], units = halved(gradients)
-                    known["loss"][part] = losses.cpu().numpy()
-                    for row, unit in zip(part, units, strict=True):
-                        file.seek(start + row * unit.nbytes)
-                        file.write(unit.tobytes())
-            with replacing(scale) as temporary:
-                save_file(known, temporary)
+    def shard(first: int, divisor: int) -> np.ndarray:
+        inputs = GradientInputs(context.identity, Path(checkpoint).name, examples, kind, seed, first)
 
-        with_smaller_batches(compute, context.execution.note)
-    known = load_file(scale)
-    return StoredGradients(np.load(rows, mmap_mode="r"), known["scale"], known["loss"], model.shapes)
+        def compute(inputs: GradientInputs, execution: Execution) -> np.ndarray:
+            set_parameters(context, checkpoint)
+            report = image_report(stage, execution.report, "example", before=first)
+            draws = generator(seed, SAMPLED_TOKENS, sample, first)
+            return gradients_of(
+                model,
+                encoded[first : first + SHARD],
+                sampled_fisher(draws) if sample else residuals,
+                max(1, model.batch // divisor),
+                lambda done, _: report(first + done, len(encoded)),
+            )
+
+        return cached(context, "lora gradients", inputs, compute, save_table, map_table, ".npy")
+
+    def shards(divisor: int) -> tuple[np.ndarray, ...]:
+        return tuple(shard(first, divisor) for first in range(0, len(encoded), SHARD))
+
+    return StoredGradients(with_smaller_batches(shards, context.execution.note), model.shapes)
 
 
-def gradients_in_memory(model: LanguageModel, encoded: list[EncodedExample]) -> StoredGradients:
-    """Gradients of few examples with the parameters that the model has."""
-    order, parts = [], []
-    for rows, gradients, losses in gradient_batches(model, encoded, residuals):
-        scale, unit = halved(gradients)
+def gradients_of(
+    model: LanguageModel,
+    encoded: list[EncodedExample],
+    vectors: Vectors = residuals,
+    size: int | None = None,
+    report: ImageReport | None = None,
+) -> np.ndarray:
+    """A table of the gradients of few examples with the parameters that the model has."""
+    order, tables = [], []
+    for rows, gradients, losses in gradient_batches(model, encoded, vectors, size, report):
         order += rows
-        parts.append((unit, scale, losses.cpu().numpy()))
-    back = np.argsort(order)
-    unit, scale, loss = (np.concatenate(column)[back] for column in zip(*parts, strict=True))
-    return StoredGradients(unit, scale, loss, model.shapes)
+        tables.append(gradient_table(gradients, losses))
+    return np.concatenate(tables)[np.argsort(order)]
 
 
-def halved(gradients: Gradients) -> tuple[np.ndarray, np.ndarray]:
-    """Root mean squares of a batch's gradients, (B,), and the gradients over these in float16, (B, D)."""
-    flat = torch.cat([layer.dense()[0].flatten(1) for layer in gradients.values()], 1)
-    scale = flat.square().mean(1).sqrt().clamp_min(1e-30)
-    return scale.cpu().numpy(), (flat / scale[:, None]).half().cpu().numpy()
+def save_table(table: np.ndarray, path: Path) -> None:
+    """Write a table of gradients."""
+    with path.open("wb") as file:
+        np.save(file, table, allow_pickle=False)
+
+
+def map_table(path: Path) -> np.ndarray:
+    """A table of gradients on disk."""
+    return np.load(path, mmap_mode="r")

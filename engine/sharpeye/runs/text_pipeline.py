@@ -217,7 +217,7 @@ def example_scores(
     newton = (
         influence.newton_influence(curvature, training, drawn, NEWTON_WEIGHT, device) if drawn else own[:0]
     )
-    return ExampleScores(own, training.loss, newton)
+    return ExampleScores(own, training.column("loss"), newton)
 
 
 def quality_of(method: str, matrix: np.ndarray, splits: TextSplits, seconds: float) -> PairQuality:

@@ -79,7 +79,7 @@ def answer(workspace: Workspace, review: TextReview, question: Question, advance
     """
     from sharpeye.runs.context import Execution
     from sharpeye.runs.text_minimum import (
-        gradients_in_memory,
+        gradients_of,
         prepared,
         set_parameters,
         stored_gradients,
@@ -92,6 +92,7 @@ def answer(workspace: Workspace, review: TextReview, question: Question, advance
     from sharpeye.text.influence import normalized, signed_influence
     from sharpeye.text.language_models import encode
     from sharpeye.text.saying import say
+    from sharpeye.text.stored_gradients import StoredGradients
     from sharpeye.training.devices import select_device
 
     def report(step: Progress) -> None:
@@ -116,12 +117,13 @@ def answer(workspace: Workspace, review: TextReview, question: Question, advance
     longest = max(one.completion for one in context.training)
     before, after = (say(context.model, prompt, longest, with_lora)[0].strip() for with_lora in (False, True))
     completion = question.completion or after
-    given = gradients_in_memory(context.model, encode(context.model, asked(completion))[0])
+    table = gradients_of(context.model, encode(context.model, asked(completion))[0])
+    given = StoredGradients((table,), context.model.shapes)
     execution.start("pairs")
     influence = signed_influence(curvature, training, given, execution.device)
     if review.result.ranked_by not in ("fvm", "vm"):
         influence = normalized(influence, review.training["self_influence"].to_numpy())
-    return Answer(completion, before, after, float(given.loss[0]), tuple(influence[:, 0].tolist()))
+    return Answer(completion, before, after, float(table["loss"][0]), tuple(influence[:, 0].tolist()))
 
 
 def main(workspace: Workspace, run: str, name: str) -> None:

@@ -1,7 +1,6 @@
 """Influence of training examples on validation examples, and on themselves, from stored gradients."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,59 +9,11 @@ from torch import Tensor
 from sharpeye.curvature.base import LEAST_MEAN
 from sharpeye.curvature.gradients import Vector
 from sharpeye.curvature.kronecker import KroneckerCurvature
+from sharpeye.text.stored_gradients import StoredGradients
 
-ROWS = 32
 # λ of a matrix as a share of its gradients' mean squared entry, for DataInf and LiSSA (DataInf's choice).
 DAMPING = 0.1
 LISSA_STEPS = 10
-
-
-@dataclass(frozen=True)
-class StoredGradients:
-    """Gradients of examples, one row each, in half precision on disk.
-
-    Attributes:
-        unit: rows of mean square 1, float16, (N, D), may be memory-mapped.
-        scale: root mean square of each gradient, so that gradient i is scale_i · unit_i, (N,).
-        loss: of each example, (N,).
-        shapes: of the matrices that a row holds one after the other, by name, (O, I) each.
-    """
-
-    unit: np.ndarray
-    scale: np.ndarray
-    loss: np.ndarray
-    shapes: dict[str, tuple[int, int]]
-
-    def __len__(self) -> int:
-        return len(self.unit)
-
-    def rows(self, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of gradients, (ROWS, D), with their places."""
-        for start in range(0, len(self), ROWS):
-            part = slice(start, start + ROWS)
-            unit = torch.from_numpy(self._copied(part)).to(device)
-            yield part, unit.float() * torch.from_numpy(self.scale[part]).to(device)[:, None]
-
-    def matrices(self, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-        """The gradients with respect to one matrix after the other, (N, O · I)."""
-        start = 0
-        scale = torch.from_numpy(self.scale).to(device)[:, None]
-        for name, (out, inside) in self.shapes.items():
-            columns = slice(start, start + out * inside)
-            unit = torch.from_numpy(self._copied((slice(None), columns))).to(device)
-            yield name, unit.float() * scale
-            start += out * inside
-
-    def _copied(self, part: slice | tuple[slice, slice]) -> np.ndarray:
-        """A part of `unit`; of a file by a mapping of its own, so that its pages leave memory with it."""
-        unit = self.unit
-        if isinstance(unit, np.memmap) and unit.filename is not None:
-            unit = np.memmap(unit.filename, unit.dtype, "r", unit.offset, unit.shape)
-        return np.array(unit[part])
-
-    def whole(self, device: torch.device) -> Tensor:
-        """All gradients, (N, D), where they are few."""
-        return torch.cat([block for _, block in self.rows(device)])
 
 
 def dot_products(training: StoredGradients, directions: Tensor) -> np.ndarray:
@@ -184,8 +135,7 @@ def tracin(training: StoredGradients, validation: StoredGradients, device: torch
 def cosine(training: StoredGradients, validation: StoredGradients, device: torch.device) -> np.ndarray:
     """The cosine of the angle between g_i and g_v, (N, V)."""
     products = tracin(training, validation, device)
-    width = training.unit.shape[1]
-    return products / (training.scale[:, None] * validation.scale[None] * width)
+    return products / np.outer(training.column("norm"), validation.column("norm"))
 
 
 def datainf(training: StoredGradients, validation: StoredGradients, device: torch.device) -> np.ndarray:

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from sharpeye.curvature.gradients import LayerGradients
 from sharpeye.curvature.kronecker import KroneckerCurvature
+from sharpeye.runs.text_minimum import map_table, save_table
 from sharpeye.text.examples import read_examples
 from sharpeye.text.gradients import fisher_batches, gradient_batches, residuals, sampled_fisher
 from sharpeye.text.influence import (
-    StoredGradients,
     cosine,
     datainf,
     lissa,
@@ -31,6 +32,7 @@ from sharpeye.text.language_models import (
     load_language_model,
     token_batch,
 )
+from sharpeye.text.stored_gradients import StoredGradients, gradient_table
 from tests.engine.text.tiny import tiny_model, write_examples
 
 CPU = torch.device("cpu")
@@ -80,10 +82,12 @@ def flat(model: LanguageModel, encoded: list[EncodedExample], vectors: object = 
 
 def stored(model: LanguageModel, gradients: Tensor) -> StoredGradients:
     """In float32, so that nothing is lost to half precision."""
-    shapes = {name: tuple(layer.weight.shape) for name, layer in model.layers.items()}
-    scale = gradients.square().mean(1).sqrt()
-    unit = (gradients / scale[:, None]).float().numpy()
-    return StoredGradients(unit, scale.float().numpy(), np.zeros(len(unit), np.float32), shapes)  # type: ignore[arg-type]
+    width = gradients.shape[1]
+    norms = gradients.norm(dim=1)
+    table = np.empty(len(gradients), [("norm", "<f4"), ("loss", "<f4"), ("unit", "<f4", (width,))])
+    table["norm"], table["unit"] = norms, gradients * (width**0.5 / norms)[:, None]
+    half = len(table) // 2
+    return StoredGradients((table[:half], table[half:]), model.shapes)
 
 
 def test_gradients_of_padded_batches_are_those_of_each_example_alone(
@@ -184,13 +188,22 @@ def test_the_baselines_against_dense_algebra(model: LanguageModel, encoded: list
     np.testing.assert_allclose(lissa(training, validation, CPU), solved, rtol=1e-2, atol=1e-3)
 
 
-def test_gradients_in_a_file_are_those_in_memory(tmp_path: Path) -> None:
-    unit = np.random.default_rng(0).normal(size=(150, 10)).astype(np.float16)
-    np.save(tmp_path / "unit.npy", unit)
+def test_gradients_in_files_are_those_in_memory(tmp_path: Path) -> None:
+    parts = torch.randn(150, 2, 2), 1e-6 * torch.randn(150, 2, 3)
     shapes = {"a": (2, 2), "b": (2, 3)}
-    scale, loss = np.linspace(1, 2, 150, dtype=np.float32), np.zeros(150, np.float32)
-    kept = StoredGradients(np.load(tmp_path / "unit.npy", mmap_mode="r"), scale, loss, shapes)
-    wanted = torch.from_numpy(unit.astype(np.float32) * scale[:, None])
-    torch.testing.assert_close(kept.whole(torch.device("cpu")), wanted)
+    gradients = {
+        name: LayerGradients(part, torch.eye(2).expand(1, 150, 2, 2))
+        for name, part in zip(shapes, parts, strict=True)
+    }
+    table = gradient_table(gradients, torch.arange(150.0))
+    for number, first in enumerate((0, 70)):
+        save_table(table[first : first + 70 + 10 * number], tmp_path / f"{number}.npy")
+    kept = StoredGradients((map_table(tmp_path / "0.npy"), map_table(tmp_path / "1.npy")), shapes)
+    wanted = torch.cat([part.flatten(1) for part in parts], 1)
+    close = {"rtol": 1e-3, "atol": 1e-6}
+    torch.testing.assert_close(kept.whole(torch.device("cpu")), wanted, **close)
     by_matrix = [part for _, part in kept.matrices(torch.device("cpu"))]
-    torch.testing.assert_close(torch.cat(by_matrix, 1), wanted)
+    torch.testing.assert_close(torch.cat(by_matrix, 1), wanted, **close)
+    assert [part.stop - part.start for part, _ in kept.rows(torch.device("cpu"))] == [32, 32, 6, 32, 32, 16]
+    np.testing.assert_array_equal(kept.column("loss"), np.arange(150))
+    np.testing.assert_allclose(kept.column("norm"), wanted.norm(dim=1), rtol=1e-6)

@@ -18,14 +18,20 @@ import sharpeye
 from sharpeye.api import TextRun
 from sharpeye.commands.text import markdown
 from sharpeye.errors import InputError
-from sharpeye.runs import store
+from sharpeye.progress import ignore
+from sharpeye.runs import store, text_minimum
+from sharpeye.runs.context import Execution
+from sharpeye.runs.text_minimum import prepared, stored_gradients
 from sharpeye.runs.text_review import open_text_review
+from sharpeye.runs.text_submission import read_splits
+from sharpeye.runs.workspace import Workspace
 from sharpeye.text.config import METHODS, TextConfig
 from sharpeye.text.examples import read_examples
-from sharpeye.text.language_models import LoraPlan, load_language_model
+from sharpeye.text.language_models import EncodedExample, LanguageModel, LoraPlan, load_language_model
 from sharpeye.text.model_memory import weight_count
 from tests.engine.text.tiny import tiny_model, write_examples
 
+CPU = torch.device("cpu")
 FAST = {"epochs": 2, "validation_epochs": 2, "rank": 2, "samples": 2}
 
 
@@ -95,6 +101,30 @@ def test_the_same_run_is_not_computed_twice_and_a_killed_one_ends_the_same(
     assert killed
     pairs = [np.load(run.workspace.run(run.id).pairs) for run in (first, second)]
     np.testing.assert_allclose(pairs[0], pairs[1], rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_that_were_kept_are_not_computed_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_minimum, "SHARD", 16)
+    config = TextConfig(*(str(place / name) for name in ("train.jsonl", "check.jsonl", "model")), rank=2)
+    execution = Execution(CPU, ignore, lambda note: None)
+    context = prepared(config, Workspace(tmp_path), execution, read_splits(config))
+    whole = stored_gradients(context, "start", "gradients", "training", sample=1)
+    computed = []
+
+    def gradients_of(model: LanguageModel, encoded: list[EncodedExample], *more: object) -> np.ndarray:
+        computed.append(len(encoded))
+        return text_minimum_gradients(model, encoded, *more)  # type: ignore[arg-type]
+
+    text_minimum_gradients = text_minimum.gradients_of
+    monkeypatch.setattr(text_minimum, "gradients_of", gradients_of)
+    # As a process leaves it that was killed in the middle of the second of three files.
+    for table in whole.tables[1:]:
+        Path(str(table.filename)).unlink()  # type: ignore[attr-defined]
+    again = stored_gradients(context, "start", "gradients", "training", sample=1)
+    assert computed == [16, 8]
+    torch.testing.assert_close(again.whole(CPU), whole.whole(CPU), rtol=0, atol=0)
 
 
 def test_a_prompt_of_one_s_own_is_answered_as_a_trusted_one(finished: TextRun) -> None:
