@@ -58,7 +58,7 @@ def short(name: str) -> str:
     return html.escape(name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…", quote=False)
 
 
-def class_axis(classes: Sequence[str]) -> dict[str, list[int] | list[str]]:
+def class_axis(classes: Sequence[str]) -> dict[str, list[int] | list[str] | str]:
     """An axis over class numbers that shows their names.
 
     Numbers, so that names may be alike or look like numbers.
@@ -67,11 +67,15 @@ def class_axis(classes: Sequence[str]) -> dict[str, list[int] | list[str]]:
     return {
         "tickvals": list(range(0, len(classes), every)),
         "ticktext": [short(name) for name in classes[::every]],
+        # Else the name of the last class is left out where it is long.
+        "ticklabeloverflow": "allow",
     }
 
 
-def class_counts(classes: Sequence[str], counts: dict[str, tuple[int, ...]]) -> go.Figure:
-    """Images a class, one bar for each split."""
+def class_counts(
+    classes: Sequence[str], counts: dict[str, tuple[int, ...]], counted: str = "images"
+) -> go.Figure:
+    """Images a class, or what else is `counted`, one bar for each split."""
     numbers = list(range(len(classes)))
     figure = go.Figure(
         [
@@ -88,7 +92,7 @@ def class_counts(classes: Sequence[str], counts: dict[str, tuple[int, ...]]) -> 
     )
     figure.update_xaxes(**class_axis(classes))
     legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
-    return figure.update_layout(height=280, margin={**MARGIN, "t": 32}, yaxis_title="images", legend=legend)
+    return figure.update_layout(height=280, margin={**MARGIN, "t": 32}, yaxis_title=counted, legend=legend)
 
 
 def confusion(

@@ -42,7 +42,7 @@ def start_browsing(kept: str, typed: str) -> None:
         return
 
 
-@st.dialog("Choose images on this machine", width="large")
+@st.dialog("Choose on this machine", width="large")
 def browse(key: str, kept: str) -> None:
     """Go through folders; what is chosen is put into the text field of this key.
 

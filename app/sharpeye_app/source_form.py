@@ -13,12 +13,14 @@ from sharpeye_app.file_browser import IMAGES, UPLOADED, browse, start_browsing, 
 from sharpeye_app.parts import in_page_words
 from sharpeye_app.roots import check_place
 
+TEXT = "text"
 SOURCES = {
     "demo": "Demo",
     "files": "Files on this machine",
     "upload": "Upload",
     "torchvision": "torchvision dataset",
     "cifar-n": "CIFAR-10N / 100N",
+    TEXT: "Prompts and completions",
 }
 EXPLAINED = {
     "demo": "6,000 Fashion-MNIST images; a fifth of the labels are wrong, on purpose. 1,500 more are the "
@@ -29,6 +31,7 @@ EXPLAINED = {
     "torchvision": "A classification data set of torchvision by its class name, such as `CIFAR10`. "
     "Downloaded where possible.",
     "cifar-n": "torchvision's CIFAR with the official file of human labels beside it.",
+    TEXT: "What a language model is to say: which examples taught it that, and which of them are wrong?",
 }
 READ = (
     "Tables are CSV, TSV, JSON lines or Parquet; a data set of Hugging Face; annotations of Label Studio, "
@@ -45,12 +48,17 @@ BY_NAME = "by its name"
 PREVIEW_BYTES = 10**8
 
 
-def ask_source() -> RunConfig | None:
-    """The form of a source; a configuration when it is sent."""
-    kind = st.selectbox(
+def ask_kind() -> str:
+    """One of SOURCES."""
+    kind: str = st.selectbox(
         "Source", list(SOURCES), format_func=SOURCES.__getitem__, key="kind", bind="query-params"
     )
     st.caption(EXPLAINED[kind])
+    return kind
+
+
+def ask_source(kind: str) -> RunConfig | None:
+    """The form of a source of images; a configuration when it is sent."""
     if kind == "demo":
         demo = RunConfig.of("demo", validation="demo", methods=DEMO_METHODS)
         return demo if st.button("Inspect", type="primary") else None

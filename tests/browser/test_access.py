@@ -15,7 +15,7 @@ from tests.engine.runs.watching import kill_all
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 # What is there once a page is drawn.
 PAGES = {
-    "": "Choose images",
+    "": "Choose a source",
     "run": "Review suspects",
     "review": "decided",
     "team": "Agreement",

@@ -25,6 +25,7 @@ def test_from_a_table_to_cleaned_examples(browser: Browser, tmp_path: Path) -> N
         page = context.new_page()
         page.goto(f"{app.url}/text")
         expect(page.get_by_text("No run on text yet")).to_be_visible(timeout=WAIT)
+        page.get_by_role("link", name="New run on text").click()
         for title, path in (
             ("Training examples", train),
             ("Trusted examples", check),
@@ -32,6 +33,7 @@ def test_from_a_table_to_cleaned_examples(browser: Browser, tmp_path: Path) -> N
         ):
             page.get_by_label(title, exact=True).fill(str(path))
             page.keyboard.press("Enter")
+        expect(page.get_by_test_id("stMetric")).to_contain_text(["60", "2", "8"])
         page.get_by_role("button", name="Start").click()
         expect(page.get_by_text("1 of 60")).to_be_visible(timeout=WAIT)
         page.get_by_role("combobox", name=re.compile("Trusted prompt")).click()

@@ -1,4 +1,4 @@
-"""Data: choose images, see what is in them, and find or make a clean validation split."""
+"""Data: choose images or text, see what is in them, and find or make a clean validation split."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,8 +17,9 @@ from sharpeye_app import data_plots
 from sharpeye_app.parts import in_page_words, plain
 from sharpeye_app.pictures import picture_grid, picture_tag
 from sharpeye_app.readers import workspace
-from sharpeye_app.source_form import ask_source
+from sharpeye_app.source_form import TEXT, ask_kind, ask_source
 from sharpeye_app.submission import inspect
+from sharpeye_app.text_form import ask_tables, show_tables
 
 CONFIRM_COLUMNS = 4
 STAGES = {
@@ -188,11 +189,14 @@ def progress_of(key: str) -> Callable[[], None]:
 
 left, right = st.columns([2, 5], gap="large")
 with left:
-    st.subheader("Choose images")
-    wanted = ask_source()
-    st.page_link(
-        "views/text.py", label="Prompts and completions are on the Text page", icon=":material/notes:"
-    )
+    st.subheader("Choose a source")
+    kind = ask_kind()
+    if kind == TEXT:
+        tables = ask_tables()
+        with right:
+            show_tables(*tables)
+        st.stop()
+    wanted = ask_source(kind)
     earlier = inspections(workspace())
     if earlier:
         st.subheader("Inspected before")

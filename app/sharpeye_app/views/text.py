@@ -13,12 +13,10 @@ from sharpeye.runs.store import FINISHED
 from sharpeye.runs.supervisor import ensure_supervisor
 from sharpeye.runs.text_question import Question, ask, read_answer
 from sharpeye.runs.text_review import TEXT_VERDICTS, TextReview, json_lines, open_text_review
-from sharpeye.text.config import TextConfig
 from sharpeye_app.parts import chosen_run, in_page_words, plain, wait_for_report
 from sharpeye_app.readers import text_runs, workspace
 from sharpeye_app.reviewer import reviewer
-from sharpeye_app.source_form import ask_path
-from sharpeye_app.submission import submit_text
+from sharpeye_app.source_form import SOURCES, TEXT
 from sharpeye_app.text_marks import example, marked
 
 SHOWN = 30
@@ -30,35 +28,6 @@ ABOUT = {
     ORDERS[2]: "A step on these examples raises it most.",
     ORDERS[3]: "By self-influence, whatever the prompt: their completions fit the trusted examples least.",
 }
-
-
-def start_form(expanded: bool) -> None:
-    """Choose tables and a model, and start."""
-    with st.expander("New run on text", icon=":material/add:", expanded=expanded):
-        st.caption(
-            "A table (JSON lines, CSV or Parquet) with a `prompt` and a `completion`; or `prompt` and "
-            "`text`; or `messages`. An `id` and a `class` may be there. The model is a folder of Hugging "
-            "Face or a .gguf file; small ones run on a CPU."
-        )
-        train = ask_path("Training examples", "text-train", "/data/train.jsonl")
-        check = ask_path(
-            "Trusted examples", "text-check", "/data/trusted.jsonl", "Empty: a tenth of the above."
-        )
-        model = ask_path("Language model", "text-model", "/models/SmolLM2-135M")
-        first, second = st.columns(2)
-        epochs = first.number_input("Epochs on the training examples", 0, 100, TextConfig.epochs)
-        seed = second.number_input("Seed", 0, 2**31 - 1, 0, key="text-seed")
-        if not st.button("Start", type="primary", icon=":material/play_arrow:", key="text-start"):
-            return
-        try:
-            run = submit_text(
-                TextConfig(train, check or "share:0.1", model, epochs=int(epochs), seed=int(seed))
-            )
-        except InputError as error:
-            st.error(in_page_words(str(error)))
-            return
-        st.query_params["run"] = run
-        st.rerun()
 
 
 def wait_for(run: str) -> None:
@@ -279,9 +248,12 @@ def show_quality(review: TextReview) -> None:
 
 
 runs = text_runs()
-start_form(not runs)
 if not runs:
-    st.info("No run on text yet. Start one above: it goes on when this page is closed.")
+    st.info("No run on text yet: choose prompts and completions on the Data page.")
+st.page_link(
+    "views/data.py", label="New run on text", icon=":material/add:", query_params={"kind": SOURCES[TEXT]}
+)
+if not runs:
     st.stop()
 chosen = chosen_run(runs, "chosen_text_run")
 row = next(row for row in runs if row.id == chosen)

@@ -26,7 +26,8 @@ from sharpeye.runs.text_review import open_text_review
 from sharpeye.runs.text_submission import read_splits
 from sharpeye.runs.workspace import Workspace
 from sharpeye.text.config import METHODS, TextConfig
-from sharpeye.text.examples import read_examples
+from sharpeye.text.examples import TextExamples, read_examples
+from sharpeye.text.inspection import inspect_examples
 from sharpeye.text.language_models import EncodedExample, LanguageModel, LoraPlan, load_language_model
 from sharpeye.text.model_memory import weight_count
 from tests.engine.text.tiny import tiny_model, write_examples
@@ -205,6 +206,25 @@ def test_chats_and_texts_with_a_prompt_are_read(tmp_path: Path) -> None:
     whole = {"prompt": "2+2 -> ", "text": "2+2 -> 4</s>", "variation": "sum"}
     found = read_examples(lines(tmp_path / "text.jsonl", whole))
     assert (found.completions, found.classes) == (("4",), ("sum",))
+
+
+def test_what_stands_there_twice_is_counted() -> None:
+    training = TextExamples(
+        ("a", "b", "c", "d"),
+        ("hot", "hot", "hot", "dark"),
+        ("cold", "cold", "warm", "light"),
+        ("x", "x", "y", "y"),
+    )
+    trusted = TextExamples(("e", "f"), ("dark", "old"), ("bright", "new"), ("y", "z"))
+    found = inspect_examples(training, trusted)
+    assert (found.repeated, found.disagreeing, found.shared) == (1, 3, 1)
+    assert found.classes.T.to_dict() == {
+        "x": {"training": 2, "trusted": 0},
+        "y": {"training": 2, "trusted": 1},
+        "z": {"training": 0, "trusted": 1},
+    }
+    without = inspect_examples(TextExamples(("a",), ("hot",), ("cold",), None), None)
+    assert (len(without.classes), without.shared) == (0, 0)
 
 
 @pytest.mark.parametrize(
