@@ -1,10 +1,12 @@
 """The plots of the Diagnostics and Compare pages; each takes plain tables and returns a plotly figure."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
 from sharpeye.quality import Estimate, Reliability
@@ -38,15 +40,6 @@ LOGARITHMIC = ("sharpness", "noisy sharpness", "top eigenvalue", "trace", "loss"
 CAPTION = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 
 
-def wide(table: pd.DataFrame) -> pd.DataFrame:
-    """Trajectory rows as one row a checkpoint, in the order of training: phase, epoch and every measure."""
-    rows = table[table["figure"] == "trajectory"]
-    result = rows.pivot_table(index=["phase", "epoch"], columns="name", values="value").reset_index()
-    return result.sort_values(
-        ["phase", "epoch"], key=lambda c: c.map(list(PHASES).index) if c.name == "phase" else c
-    )
-
-
 def methods_in(checkpoints: pd.DataFrame) -> list[str]:
     """Methods whose AUC was measured."""
     return [name for name in METHOD_NAMES if f"auc {name}" in checkpoints]
@@ -54,7 +47,10 @@ def methods_in(checkpoints: pd.DataFrame) -> list[str]:
 
 def against_measures(checkpoints: pd.DataFrame, measures: Sequence[str]) -> go.Figure:
     """Figure 2: each method's AUC over the checkpoints, against measures such as accuracy and sharpness, side
-    by side."""
+    by side.
+
+    A column `NAME error` beside a measure gives its bars.
+    """
     figure = make_subplots(rows=1, cols=len(measures), shared_yaxes=True, horizontal_spacing=0.04)
     for column, measure in enumerate(measures, 1):
         for method in methods_in(checkpoints):
@@ -62,9 +58,8 @@ def against_measures(checkpoints: pd.DataFrame, measures: Sequence[str]) -> go.F
                 figure.add_scatter(
                     x=rows[measure],
                     y=rows[f"auc {method}"],
-                    error_x={"array": rows[f"{measure} error"], "thickness": 1, "width": 2}
-                    if f"{measure} error" in rows
-                    else None,
+                    error_x=bars(rows, measure),
+                    error_y=bars(rows, f"auc {method}"),
                     mode="lines+markers",
                     name=METHOD_NAMES[method],
                     legendgroup=method,
@@ -87,14 +82,41 @@ def against_measures(checkpoints: pd.DataFrame, measures: Sequence[str]) -> go.F
     return figure.update_layout(height=460, margin={**MARGIN, "t": 80}, legend=CAPTION)
 
 
+def bars(rows: pd.DataFrame, measure: str) -> dict[str, Any] | None:
+    """Error bars of a measure, where its error is known."""
+    if f"{measure} error" not in rows:
+        return None
+    return {"array": rows[f"{measure} error"], "thickness": 1, "width": 2}
+
+
+def add_band(figure: go.Figure, rows: pd.DataFrame, measure: str, colour: str) -> None:
+    """A band of one standard deviation around a measure over epochs, where it is known."""
+    if f"{measure} error" not in rows:
+        return
+    known = rows[rows[f"{measure} error"].notna()]
+    low, high = (known[measure] + sign * known[f"{measure} error"] for sign in (-1, 1))
+    red, green, blue = hex_to_rgb(colour)
+    figure.add_scatter(
+        x=[*known["epoch"], *known["epoch"][::-1]],
+        y=[*high, *low[::-1]],
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},0.18)",
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
 def along_flat_training(checkpoints: pd.DataFrame) -> go.Figure:
     """Figure 3a: AUC while training on the validation split goes on, from the network trained on the given
-    labels at epoch 0."""
+    labels at epoch 0; with bands, where it is a mean over seeds."""
     start = checkpoints[checkpoints["phase"] == "pretrain"].tail(1).assign(epoch=0)
     rows = pd.concat([start, checkpoints[checkpoints["phase"] == "flat"]])
     figure = make_subplots(specs=[[{"secondary_y": True}]])
     for method in methods_in(rows):
         if rows[f"auc {method}"].notna().sum() > 1:
+            add_band(figure, rows, f"auc {method}", METHOD_COLOURS[method])
             figure.add_scatter(
                 x=rows["epoch"],
                 y=rows[f"auc {method}"],

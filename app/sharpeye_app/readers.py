@@ -1,8 +1,10 @@
 """What the pages read of the workspace that this app was started on. Never torch."""
 
 import os
+from dataclasses import replace
 from functools import lru_cache
 
+from sharpeye.config import RunConfig
 from sharpeye.runs.review import Review, open_review
 from sharpeye.runs.second_round import decided_labels
 from sharpeye.runs.store import RunRow, get_run, list_runs, store
@@ -31,6 +33,18 @@ def reviewable_runs() -> list[RunRow]:
 def text_runs() -> list[RunRow]:
     """Runs on text, the latest first."""
     return [row for row in all_runs() if row.is_text]
+
+
+def runs_over_seeds(run: str) -> dict[int, RunRow]:
+    """The runs with figures that differ from one at most in the seed, by seed; that one is among them."""
+
+    def choices(row: RunRow) -> RunConfig:
+        return replace(row.run_config(), seed=0, methods=(), device="auto", figures=True)
+
+    rows = [row for row in reviewable_runs() if workspace().run(row.id).diagnostics.exists()]
+    own = next(row for row in rows if row.id == run)
+    alike = {row.run_config().seed: row for row in rows[::-1] if choices(row) == choices(own)}
+    return dict(sorted((alike | {own.run_config().seed: own}).items()))
 
 
 @lru_cache(maxsize=16)

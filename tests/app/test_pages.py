@@ -1,5 +1,6 @@
 """Every page's logic, without a browser."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from sharpeye.runs.inspection import InspectedSplit, Inspection
 from sharpeye.runs.peers import PEERS
 from sharpeye.runs.reports import write_report
 from sharpeye.runs.review import Review
-from sharpeye.runs.store import get_run, register_dataset, store
+from sharpeye.runs.store import get_run, register_dataset, store, submit
 from sharpeye.runs.workspace import Workspace
 from sharpeye_app import reviewer
 from sharpeye_app.parts import in_page_words
@@ -134,6 +135,22 @@ def test_diagnostics_offer_the_figures_and_show_them(review: Review) -> None:
     for measure in ("sharpness", "loss"):
         at.segmented_control(key="measure").set_value(measure).run()
         assert not at.exception
+
+
+def test_figures_are_shown_over_seeds(review: Review) -> None:
+    write_figures(workspace(), review.run)
+    at = opened("diagnostics")
+    assert any("two more seeds" in button.label for button in at.button)
+    other = "0ther5eed000"
+    shutil.copytree(workspace().run(review.run).root, workspace().run(other).root)
+    with store(workspace()) as connection:
+        row = get_run(connection, review.run)
+        submit(connection, other, replace(row.run_config(), seed=1), row.dataset)
+    at = opened("diagnostics")
+    assert at.toggle(key="over-seeds").label == "Means over the seeds 0, 1"
+    assert any("from 0.600 ± 0.000 to 0.700 ± 0.000" in caption.value for caption in at.caption)
+    at.toggle(key="over-seeds").set_value(False).run()
+    assert any("from 0.600 to 0.700" in caption.value for caption in at.caption)
 
 
 def test_compare_names_the_best_method_and_its_disagreements(review: Review) -> None:

@@ -6,12 +6,14 @@ import pandas as pd
 import streamlit as st
 
 from sharpeye.config import SHARPNESS_NOISE, SHARPNESS_RADIUS
+from sharpeye.diagnostics.trajectories import mean_trajectory, trajectory
 from sharpeye.errors import InputError
+from sharpeye.files import file_stamp
 from sharpeye.runs.review import Review
 from sharpeye.runs.store import get_run, store
 from sharpeye_app import data_plots, diagnostic_plots
 from sharpeye_app.parts import chosen_review, plain
-from sharpeye_app.readers import workspace
+from sharpeye_app.readers import runs_over_seeds, workspace
 from sharpeye_app.submission import submit
 
 # Pairs of classes that are listed where a picture of all of them is too fine.
@@ -34,9 +36,14 @@ FORMULAS = {
 }
 
 
-@st.cache_data(max_entries=2)
-def figure_data(written: int, path: str) -> pd.DataFrame:
-    """The figures' table."""
+def figures_of(run: str) -> pd.DataFrame:
+    """The table of a run's figures."""
+    path = workspace().run(run).diagnostics
+    return _figures(str(path), file_stamp(path))
+
+
+@st.cache_data(max_entries=8)
+def _figures(path: str, _changed: tuple[str, int, int]) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
@@ -70,13 +77,35 @@ def offer(review: Review) -> None:
 
 
 def from_to(rows: pd.DataFrame, column: str) -> str:
-    """First and last value of a measure, for people."""
-    return f"from {rows[column].iloc[0]:.3f} to {rows[column].iloc[-1]:.3f}"
+    """First and last value of a measure, for people; over seeds with its standard deviation."""
+    errors = rows.get(f"{column} error")
+    ends = [
+        f"{rows[column].iloc[at]:.3f}" + ("" if errors is None else f" ± {errors.iloc[at]:.3f}")
+        for at in (0, -1)
+    ]
+    return f"from {ends[0]} to {ends[1]}"
 
 
-def show(table: pd.DataFrame) -> None:
+def choose_checkpoints(review: Review, table: pd.DataFrame) -> pd.DataFrame:
+    """What is drawn of each checkpoint: measures of this run, or their means over runs with other seeds."""
+    runs = runs_over_seeds(review.run)
+    if len(runs) > 1:
+        names = ", ".join(map(str, runs))
+        about = "Bands and bars are one standard deviation over runs that differ in the seed alone."
+        if st.toggle(f"Means over the seeds {names}", True, help=about, key="over-seeds"):
+            return mean_trajectory([trajectory(figures_of(row.id)) for row in runs.values()])
+    elif st.button("Compute these for two more seeds", icon=":material/add:"):
+        with store(workspace()) as connection:
+            config = get_run(connection, review.run).run_config()
+        for seed in (config.seed + 1, config.seed + 2):
+            first = submit(replace(config, seed=seed))
+        st.switch_page("views/run.py", query_params={"run": first})
+    return trajectory(table)
+
+
+def show(review: Review, table: pd.DataFrame) -> None:
     """All figures, each with what to see in it."""
-    checkpoints = diagnostic_plots.wide(table)
+    checkpoints = choose_checkpoints(review, table)
     flat, early = checkpoints[checkpoints["phase"] == "flat"], checkpoints[checkpoints["phase"] == "pretrain"]
     st.subheader("Figure 2: influence, accuracy and sharpness over training")
     measure = st.segmented_control(
@@ -204,13 +233,12 @@ st.caption(
     "the network doubts too. Errors that look right to the network cannot be counted."
 )
 show_found(review)
-path = review.folder.diagnostics
-if path.exists():
+if review.folder.diagnostics.exists():
     if review.truth is None:
         st.info(
             "There are no true labels: all this is measured on canaries, validation images with labels "
             "flipped on purpose."
         )
-    show(figure_data(path.stat().st_mtime_ns, str(path)))
+    show(review, figures_of(review.run))
 else:
     offer(review)

@@ -199,7 +199,8 @@ def markdown(task: str, results: "list[TextResult]") -> str:
             lines.append(f"| {name} | {mean_percent([result.detection[name] for result in results])} |")
     taken = ", ".join(f"{result.seconds / 60:.0f}" for result in results)
     memory = max(result.peak_memory_mb for result in results)
-    lines += ["", f"Minutes a run: {taken}; memory at most {memory:,.0f} MB."]
+    stages = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in results[0].stage_seconds.items())
+    lines += ["", f"Minutes a run: {taken}; memory at most {memory:,.0f} MB. Seconds of the first: {stages}."]
     return "\n".join(lines)
 
 
