@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from sharpeye.config import NAMED_WEIGHTS, RunConfig
+from sharpeye.config import RunConfig
 from sharpeye.data.remote import is_address
 from sharpeye.errors import InputError
-from sharpeye.specs import FileSource, RemoteSource, TrustedList
+from sharpeye.runs.cluster import LOCAL
 from sharpeye_app.readers import workspace
 
 ROOTS_VARIABLE = "SHARPEYE_ROOTS"
@@ -40,16 +40,10 @@ def check_place(text: str) -> None:
 
 def check_config(config: RunConfig) -> None:
     """Raise InputError where a configuration names a place outside of the roots."""
-    options = config.data.options
-    weights = None if config.weights in NAMED_WEIGHTS else config.weights
-    places = [options.image_root, options.human_labels, options.torchvision_root, weights]
-    places.append(config.data.confirmed)
-    for spec in (config.data.train, config.data.validation):
-        if isinstance(spec, FileSource | TrustedList):
-            places.append(spec.path)
-        elif isinstance(spec, RemoteSource):
-            places.append(spec.address)
-    for place in filter(None, places):
+    for place in config.places:
         check_place(place)
-    if roots() and options.follow_links:
+    if roots() and config.cluster not in (None, LOCAL):
+        # What another cluster sends is run here.
+        raise InputError("--cluster: this app is kept to its roots (its option --root), and to this machine")
+    if roots() and config.data.options.follow_links:
         raise InputError("--follow-links: this app is kept to its roots (its option --root)")

@@ -8,7 +8,16 @@ from typing import Any, TypedDict, Unpack
 
 from sharpeye.errors import InputError
 from sharpeye.files import file_stamp
-from sharpeye.specs import SourceSpec, ValidationSpec, absolute, parse_source, parse_validation
+from sharpeye.specs import (
+    FileSource,
+    RemoteSource,
+    SourceSpec,
+    TrustedList,
+    ValidationSpec,
+    absolute,
+    parse_source,
+    parse_validation,
+)
 
 # Changes when the same configuration computes, or keeps, something else. It is a part of what identifies runs
 # and artifacts.
@@ -126,6 +135,7 @@ class RunOptions(TypedDict, total=False):
     mirror: bool
     figures: bool
     device: str
+    cluster: str | None
     seed: int
 
 
@@ -151,6 +161,8 @@ class RunConfig:
         mirror: a mirrored image keeps its label (false for digits and text).
         figures: also compute the figures of the Diagnostics page, which takes minutes.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        cluster: None computes on this machine; `local`, `auto` or HOST:PORT names a Ray cluster that embeds
+            and scores, see `sharpeye.runs.cluster`.
         seed: seed of weights, order, augmentation and noise.
     """
 
@@ -169,6 +181,7 @@ class RunConfig:
     mirror: bool = True
     figures: bool = False
     device: str = "auto"
+    cluster: str | None = None
     seed: int = 0
 
     @classmethod
@@ -199,6 +212,20 @@ class RunConfig:
             **_taken(values, DataConfig),
         )
         return cls(data, **values)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """All paths and addresses that are named."""
+        options = self.data.options
+        weights = None if self.weights in NAMED_WEIGHTS else self.weights
+        named = [options.image_root, options.human_labels, options.torchvision_root, weights]
+        named.append(self.data.confirmed)
+        for spec in (self.data.train, self.data.validation):
+            if isinstance(spec, FileSource | TrustedList):
+                named.append(spec.path)
+            elif isinstance(spec, RemoteSource):
+                named.append(spec.address)
+        return tuple(filter(None, named))
 
     def options(self) -> dict[str, Any]:
         """The options that `of` takes, all in one dictionary of JSON values; `train` too."""

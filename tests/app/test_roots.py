@@ -58,6 +58,7 @@ def test_places_inside_the_roots(kept: Path, empty: Workspace) -> None:
     "options",
     [
         {"validation": "/etc"},
+        {"cluster": "elsewhere.example.org:6379"},
         {"validation": "ids:/etc/passwd"},
         {"image_root": "/etc"},
         {"weights": "/etc/passwd"},

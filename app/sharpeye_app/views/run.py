@@ -112,6 +112,9 @@ def ask_config(data: RunConfig) -> RunConfig:
         weights = first.text_input("Weights", placeholder="'random', or a state dict file")
         device = first.text_input("Device", "auto", help="auto, cpu, cuda, cuda:1 or mps")
         seed = first.number_input("Seed", 0, 2**31 - 1, 0)
+        cluster = first.text_input(
+            "Ray cluster", placeholder="this machine alone", help="local, auto or HOST:PORT of its head"
+        )
         optimizer = second.selectbox(
             "Validation optimizer", OPTIMIZERS, help="How the validation minimum is reached"
         )
@@ -134,6 +137,7 @@ def ask_config(data: RunConfig) -> RunConfig:
         curvature=curvature,
         damping=float(damping),
         device=device.strip() or "auto",
+        cluster=cluster.strip() or None,
         seed=int(seed),
         mirror=mirror,
         figures=with_figures,

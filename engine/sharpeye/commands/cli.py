@@ -15,6 +15,7 @@ from sharpeye.commands.bench import bench
 from sharpeye.commands.manage import COMMANDS
 from sharpeye.commands.options import (
     BUDGET,
+    CLUSTER,
     DEMO_WORKSPACE,
     DEVICE,
     FIGURES,
@@ -249,6 +250,7 @@ def main() -> None:
 )
 @FIGURES
 @DEVICE
+@CLUSTER
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @WORKSPACE
 @JSON

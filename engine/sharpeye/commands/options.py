@@ -20,6 +20,11 @@ LIMIT = click.option(
 )
 MODEL = click.option("--model", default=AUTO, show_default=True, metavar="NAME", help="As of `sharpeye run`.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+CLUSTER = click.option(
+    "--cluster",
+    metavar="WHERE",
+    help="Embed and score on a Ray cluster: local, auto, or HOST:PORT of its head.",
+)
 FIGURES = click.option(
     "--figures/--no-figures",
     default=False,

@@ -416,3 +416,18 @@ def _encode(
 
 
 Images = np.ndarray | SelectedImages | JoinedImages
+
+
+def reopening(images: Images) -> Callable[[], Images]:
+    """What opens images again in another process, of which their files alone are read; for memory maps, and
+    what is selected of these or joined from these."""
+    if isinstance(images, SelectedImages):
+        whole, rows = reopening(images.images), images.rows
+        return lambda: SelectedImages(whole(), rows)
+    if isinstance(images, JoinedImages):
+        first, second = reopening(images.first), reopening(images.second)
+        return lambda: JoinedImages(first(), second())
+    if isinstance(images, np.memmap) and images.filename is not None:
+        name, kind, offset, shape = images.filename, images.dtype, images.offset, images.shape
+        return lambda: np.memmap(name, kind, "r", offset, shape)
+    return lambda: images

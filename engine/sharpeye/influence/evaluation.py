@@ -146,6 +146,15 @@ def combined(
     return replace(parts[-1], **made, seconds=seconds, memory_mb=memory_mb)
 
 
+def joined_evaluation(parts: list[Evaluation], order: np.ndarray) -> Evaluation:
+    """Evaluations of disjoint images as one: its image i is image order[i] of theirs, one after the other."""
+
+    def joined(arrays: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(arrays)[order]
+
+    return combined(parts, joined, ("classes", *SCORED, "features"))
+
+
 def candidate_classes(losses: Tensor, given: Tensor) -> Tensor:
     """All C classes; or, of more than MAX_CANDIDATES, the given one and the most probable others, (B, k)."""
     count = losses.shape[1]

@@ -79,6 +79,12 @@ def load_array(path: Path) -> np.ndarray:
     return load_file(path)["array"]
 
 
+def save_npy(array: np.ndarray, path: Path) -> None:
+    """Write an array, or a table of records, that `np.load` reads and maps."""
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
 def artifact_path(context: Computing, name: str, inputs: object, suffix: str = ".safetensors") -> Path:
     """Where the artifact of some inputs is kept."""
     return context.workspace.artifact(name.replace(" ", "-"), key_of(inputs), suffix)

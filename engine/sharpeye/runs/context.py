@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -10,6 +10,9 @@ from sharpeye.config import RunConfig
 from sharpeye.errors import is_out_of_memory
 from sharpeye.progress import Progress, Report
 from sharpeye.runs.workspace import Workspace
+
+if TYPE_CHECKING:
+    from sharpeye.runs.cluster import Cluster
 
 Note = Callable[[str], None]
 T = TypeVar("T")
@@ -23,11 +26,13 @@ class Execution:
         device: where to compute.
         report: called with progress.
         note: called with what the user should know.
+        cluster: on which shards are computed; None computes here.
     """
 
     device: torch.device
     report: Report
     note: Note
+    cluster: "Cluster | None" = None
 
     def start(self, stage: str) -> None:
         """Report that a stage begins, which says nothing of its length."""

@@ -16,6 +16,7 @@ from sharpeye.diagnostics.checkpoints import KnownLabels
 from sharpeye.files import replacing
 from sharpeye.influence import canaries
 from sharpeye.influence.base import Candidates, ScoringContext
+from sharpeye.influence.evaluation import joined_evaluation
 from sharpeye.influence.methods import MINIMUM_METHODS
 from sharpeye.influence.noise_posterior import RELIANCE, NoisePosterior
 from sharpeye.influence.tracin import tracin_at
@@ -24,8 +25,10 @@ from sharpeye.progress import Progress
 from sharpeye.runs.artifacts import cached, load_array, save_array
 from sharpeye.runs.context import Execution, RunContext
 from sharpeye.runs.estimates import CanaryEstimates
-from sharpeye.runs.folds import evaluate_held, joined_evaluation
-from sharpeye.runs.minimum import Minimum, evaluate_minima, first_minimum, validation_minima
+from sharpeye.runs.folds import evaluate_held
+from sharpeye.runs.minimum import first_minimum, validation_minima
+from sharpeye.runs.networks import Minimum
+from sharpeye.runs.scoring import evaluate_minima
 from sharpeye.runs.stages import CANARIES, FIGURES
 from sharpeye.runs.workspace import RunFolder
 from sharpeye.training.trainer import Snapshot

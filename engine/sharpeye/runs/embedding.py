@@ -1,17 +1,44 @@
 """The stage that turns images into features of a frozen network, once for all runs on the same images."""
 
 import os
-from dataclasses import replace
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from sharpeye.config import VERSION, RunConfig, digest
 from sharpeye.data.dataset import LabeledImages, check_room, source_rows
 from sharpeye.data.records import Source
-from sharpeye.progress import image_report
+from sharpeye.data.remote import is_address
+from sharpeye.files import replacing
+from sharpeye.progress import ImageReport, image_report
+from sharpeye.runs.artifacts import save_npy
 from sharpeye.runs.context import RunContext, with_smaller_batches
 from sharpeye.runs.stages import EMBED
-from sharpeye.training.features import build_encoder, open_features, write_features
+from sharpeye.training.features import build_encoder, features_of, open_features, write_features
+
+if TYPE_CHECKING:
+    from sharpeye.runs.cluster import Cluster
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What a node of a cluster does: embed rows of a source, see `features_of`."""
+
+    source: Source
+    paths: tuple[Path, ...]
+    model: str
+    weights: str
+    side: int | None
+    mirrored: bool
+
+    def begin(self, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+        encoder = build_encoder(self.model, self.weights, self.side, self.mirrored, device)
+        return lambda rows: np.concatenate(list(features_of(self.source, rows, encoder, device)))
 
 
 def encoder_key(config: RunConfig) -> str:
@@ -43,13 +70,43 @@ def embedded(context: RunContext, source: Source, images: LabeledImages) -> Labe
         needed = 2 * encoder.width * len(images)
         check_room(path.parent, needed, f"{images.name}: the features", "--limit")
         rows, report = source_rows(images), image_report(EMBED, execution.report)
+        if execution.cluster is None:
 
-        def attempt(divisor: int) -> None:
-            write_features(source, rows, encoder, path, device, report, divisor)
+            def attempt(divisor: int) -> None:
+                write_features(source, rows, encoder, path, device, report, divisor)
 
-        with_smaller_batches(attempt, execution.note)
+            with_smaller_batches(attempt, execution.note)
+        else:
+            work = Embedding(
+                source,
+                node_paths(config),
+                config.model,
+                str(config.weights),
+                config.data.image_size,
+                config.mirror,
+            )
+            embed_on_cluster(execution.cluster, work, rows, path, report)
     os.utime(path)
     return replace(images, images=open_features(path, len(images)))
+
+
+def embed_on_cluster(
+    cluster: "Cluster", work: Embedding, rows: np.ndarray, path: Path, report: ImageReport
+) -> None:
+    """Write what `write_features` does, from shards that the nodes of a cluster compute."""
+    from sharpeye.runs.cluster import sharded
+
+    shards = path.with_name(path.name + ".shards")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for features in sharded(cluster, work, rows, shards, save_npy, np.load, report):
+            file.write(features.tobytes())
+    shutil.rmtree(shards)
+
+
+def node_paths(config: RunConfig) -> tuple[Path, ...]:
+    """What a configuration names on this machine, which every node must have."""
+    places = (Path(place).expanduser() for place in config.places if not is_address(place))
+    return tuple(place for place in places if place.exists())
 
 
 def feature_rows(images: LabeledImages) -> np.ndarray:

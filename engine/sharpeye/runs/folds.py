@@ -17,13 +17,14 @@ from sharpeye.curvature.fit import fit_curvature
 from sharpeye.data.dataset import Images, JoinedImages, LabeledImages, SelectedImages
 from sharpeye.influence.base import Candidates, Evaluation, MinimumKind, ScoringContext
 from sharpeye.influence.class_biases import class_biases
-from sharpeye.influence.evaluation import SCORED, candidate_classes, combined, evaluate
+from sharpeye.influence.evaluation import candidate_classes, evaluate, joined_evaluation
 from sharpeye.influence.noise_posterior import DOUBTED_RELIANCE, RELIANCE, label_beliefs
 from sharpeye.progress import ImageReport, Progress, image_report
 from sharpeye.runs.artifacts import cached
 from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
 from sharpeye.runs.embedding import encoder_key, feature_rows
-from sharpeye.runs.minimum import load_evaluation, save_evaluation, soft_labels
+from sharpeye.runs.minimum import soft_labels
+from sharpeye.runs.scoring import load_evaluation, save_evaluation
 from sharpeye.runs.stages import HEADS, curvature_stage, minimum_stage, score_stage
 from sharpeye.specs import TrustedList
 from sharpeye.training.batches import SoftLabels
@@ -296,15 +297,6 @@ def evaluated_at(
 
     evaluation = with_smaller_batches(attempt, execution.note)
     return replace(evaluation, features=np.empty((len(held), 0), np.float16))
-
-
-def joined_evaluation(parts: list[Evaluation], order: np.ndarray) -> Evaluation:
-    """Evaluations of disjoint images as one: its image i is image order[i] of theirs, one after the other."""
-
-    def joined(arrays: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(arrays)[order]
-
-    return combined(parts, joined, ("classes", *SCORED, "features"))
 
 
 def _save_heads(heads: Heads, path: Path) -> None:

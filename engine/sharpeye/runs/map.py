@@ -13,8 +13,9 @@ from sharpeye.runs.artifacts import cached, load_array, save_array
 from sharpeye.runs.context import Execution, RunContext
 from sharpeye.runs.diagnosis import ScoredRun
 from sharpeye.runs.embedding import feature_rows
-from sharpeye.runs.minimum import Minimum, network_features
+from sharpeye.runs.networks import Minimum
 from sharpeye.runs.scores import ROW_GROUP
+from sharpeye.runs.scoring import network_features
 from sharpeye.runs.stages import MAP
 
 EVIDENCE_IMAGES = 4

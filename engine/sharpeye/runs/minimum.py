@@ -1,39 +1,28 @@
-"""The stages that train, on the given labels, then to a minimum of the validation risk, and the evaluation
-of images there."""
+"""The stages that train, on the given labels, then to a minimum of the validation risk."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors.numpy import load_file, save_file
-from safetensors.torch import load_file as load_torch_file
-from safetensors.torch import save_file as save_torch_file
 
 from sharpeye.config import SMALL
-from sharpeye.curvature.base import Curvature
-from sharpeye.curvature.fit import fit_curvature, restore_curvature
-from sharpeye.curvature.linearization import HEAD_BATCH, predict
 from sharpeye.data.dataset import Images, JoinedImages, LabeledImages, joined
-from sharpeye.influence.base import Candidates, Evaluation, MinimumKind
-from sharpeye.influence.evaluation import evaluate, mean_evaluation
+from sharpeye.influence.base import Candidates
 from sharpeye.influence.noise_posterior import REFINING_RELIANCE, label_beliefs
-from sharpeye.progress import image_report
-from sharpeye.runs.artifacts import artifact_path, cached, key_of, load_array, save_array
-from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
+from sharpeye.runs.artifacts import artifact_path, key_of
+from sharpeye.runs.context import RunContext, with_smaller_batches
+from sharpeye.runs.networks import Minimum, TrainedNetwork, TrainedStage
+from sharpeye.runs.scoring import evaluate_minima
 from sharpeye.runs.stages import (
     BELIEFS,
     PRETRAIN,
     REFINE,
-    curvature_stage,
     final_minimum_stage,
     minimum_stage,
-    score_stage,
 )
 from sharpeye.training.batches import Labels, SoftLabels, read_batches
 from sharpeye.training.budgets import plan_of
 from sharpeye.training.models import Classifier, build_model, whiten
-from sharpeye.training.trainer import Snapshot, TrainingPlan, snapshots, train
+from sharpeye.training.trainer import TrainingPlan, snapshots, train
 
 WHITENING_IMAGES = 2000
 # So that the refined network starts from other weights than the first.
@@ -85,100 +74,12 @@ class TrainingInputs:
 
 
 @dataclass(frozen=True)
-class TrainedStage:
-    """What one stage of training left: what identifies it, and the models on the way."""
-
-    identity: str
-    snapshots: tuple[Snapshot, ...]
-
-    def key(self) -> str:
-        return self.identity
-
-
-@dataclass(frozen=True)
-class TrainedNetwork:
-    """A network trained on the given labels.
-
-    Attributes:
-        model: on its device.
-        identity: what identifies it.
-        stages: `pretrain`; none where the configuration leaves that out.
-    """
-
-    model: Classifier
-    identity: str
-    stages: dict[str, TrainedStage]
-
-    def key(self) -> str:
-        return self.identity
-
-
-@dataclass(frozen=True)
-class Minimum:
-    """A network at a minimum of the validation risk.
-
-    Attributes:
-        model: in eval mode.
-        identity: what identifies it.
-        weight: of its evaluation in the mean over minima.
-        stages: of the way there, `pretrain` (where there is one) and `minimum`.
-    """
-
-    model: Classifier
-    identity: str
-    weight: float
-    stages: dict[str, TrainedStage]
-
-    def key(self) -> str:
-        return self.identity
-
-
-@dataclass(frozen=True)
 class BelievedImages:
     """Images, what is believed of their labels, and a key of the images."""
 
     images: Images
     labels: SoftLabels
     key: str
-
-
-@dataclass(frozen=True)
-class CurvatureInputs:
-    """All that decides the curvature at a minimum."""
-
-    minimum: Minimum
-    curvature: str
-    parameters: str
-    damping: float
-    seed: int
-    validation: LabeledImages
-
-
-@dataclass(frozen=True)
-class EvaluationInputs:
-    """All that decides the evaluation of images at a minimum.
-
-    Attributes:
-        curvature: at the minimum.
-        images: to evaluate.
-        candidates: whether every candidate label is scored.
-        mirror: whether the mean over mirrored views is taken.
-        classes: candidate classes, (N, k); None chooses them here.
-    """
-
-    curvature: CurvatureInputs
-    images: LabeledImages
-    candidates: bool
-    mirror: bool
-    classes: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class FeatureInputs:
-    """All that decides features of images."""
-
-    minimum: Minimum
-    images: LabeledImages
 
 
 def validation_minima(
@@ -348,130 +249,3 @@ def _train_stage(
         return TrainedStage(key_of(inputs), tuple(snapshots(smaller, len(labels), checkpoint)))
 
     return with_smaller_batches(attempt, execution.note)
-
-
-def evaluate_minima(
-    context: RunContext,
-    kind: MinimumKind,
-    minima: list[Minimum],
-    training: LabeledImages,
-    validation: LabeledImages,
-) -> Evaluation:
-    """The weighted mean over minima of the training set's evaluation, on the candidate classes of the
-    first one."""
-    config = context.config
-    inputs = [
-        CurvatureInputs(minimum, config.curvature, config.parameters, config.damping, config.seed, validation)
-        for minimum in minima
-    ]
-    fitted = [_curvature_at(context, kind, one) for one in inputs]
-    parts: list[Evaluation] = []
-    for one, curvature in zip(inputs, fitted, strict=True):
-        classes = parts[0].classes if parts else None
-        parts.append(
-            _evaluation_at(
-                context,
-                kind,
-                EvaluationInputs(one, training, config.candidates, config.mirror, classes),
-                curvature,
-            )
-        )
-    return mean_evaluation(parts, [minimum.weight for minimum in minima])
-
-
-def _curvature_at(context: RunContext, kind: str, inputs: CurvatureInputs) -> Curvature:
-    """The curvature at one minimum."""
-
-    def fit(inputs: CurvatureInputs, execution: Execution) -> Curvature:
-        execution.start(curvature_stage(kind))
-
-        def attempt(divisor: int) -> Curvature:
-            return fit_curvature(
-                inputs.minimum.model,
-                inputs.curvature,
-                inputs.parameters,
-                inputs.validation.images,
-                inputs.damping,
-                execution.device,
-                inputs.seed,
-                divisor,
-            )
-
-        return with_smaller_batches(attempt, execution.note)
-
-    def save(curvature: Curvature, path: Path) -> None:
-        state = {name: value.cpu().contiguous() for name, value in curvature.state().items()}
-        save_torch_file(state, path)
-
-    def load(path: Path) -> Curvature:
-        tensors = load_torch_file(path, device=str(context.execution.device))
-        return restore_curvature(inputs.curvature, tensors)
-
-    return cached(context, "curvature", inputs, fit, save, load)
-
-
-def _evaluation_at(
-    context: RunContext, kind: str, inputs: EvaluationInputs, curvature: Curvature
-) -> Evaluation:
-    """Scores of the images at one minimum."""
-
-    def score(inputs: EvaluationInputs, execution: Execution) -> Evaluation:
-        at = inputs.curvature
-        report = image_report(score_stage(kind), execution.report)
-
-        def attempt(divisor: int) -> Evaluation:
-            return evaluate(
-                at.minimum.model,
-                curvature,
-                inputs.images.images,
-                inputs.images.labels,
-                inputs.classes,
-                parameters=at.parameters,
-                all_candidates=inputs.candidates,
-                mirrored=inputs.mirror,
-                device=execution.device,
-                report=report,
-                divisor=divisor,
-            )
-
-        return with_smaller_batches(attempt, execution.note)
-
-    return cached(context, "evaluation", inputs, score, save_evaluation, load_evaluation)
-
-
-def network_features(context: RunContext, minimum: Minimum, images: LabeledImages) -> np.ndarray:
-    """Features of images at a minimum, float16, (N, d)."""
-    inputs = FeatureInputs(minimum, images)
-    return cached(context, "references", inputs, _features, save_array, load_array)
-
-
-def _features(inputs: FeatureInputs, execution: Execution) -> np.ndarray:
-    images = inputs.images.images
-
-    def attempt(divisor: int) -> np.ndarray:
-        batches = read_batches(images, np.arange(len(images)), HEAD_BATCH // divisor, execution.device)
-        parts = [predict(inputs.minimum.model, batch)[0].half().cpu() for _, batch in batches]
-        return torch.cat(parts).numpy()
-
-    return with_smaller_batches(attempt, execution.note)
-
-
-def save_evaluation(evaluation: Evaluation, path: Path) -> None:
-    values = {name: np.asarray(value) for name, value in vars(evaluation).items() if value is not None}
-    classes = evaluation.classes
-    values["classes"] = classes.astype(np.min_scalar_type(int(classes.max(initial=0))))
-    save_file(values, path)
-
-
-def load_evaluation(path: Path) -> Evaluation:
-    tensors = load_file(path)
-    return Evaluation(
-        classes=tensors["classes"].astype(np.int64),
-        losses=tensors["losses"],
-        influence=tensors["influence"],
-        leverage=tensors.get("leverage"),
-        newton=tensors.get("newton"),
-        features=tensors["features"],
-        seconds=float(tensors["seconds"]),
-        memory_mb=float(tensors["memory_mb"]),
-    )

@@ -12,23 +12,21 @@ import torch
 from sharpeye.curvature.linearization import HEAD_BATCH, predict
 from sharpeye.data.dataset import LabeledImages
 from sharpeye.influence.base import Candidates, MinimumKind, ScoringContext
+from sharpeye.influence.evaluation import joined_evaluation
 from sharpeye.influence.noise_posterior import RELIANCE, surest
 from sharpeye.progress import Progress, image_report
 from sharpeye.runs.artifacts import cached, load_array, save_array
 from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
-from sharpeye.runs.folds import assign_folds, beliefs_of_folds, joined_evaluation
+from sharpeye.runs.folds import assign_folds, beliefs_of_folds
 from sharpeye.runs.minimum import (
     BelievedImages,
-    Minimum,
-    TrainedNetwork,
-    TrainedStage,
-    evaluate_minima,
     first_minimum,
     given_label_network,
-    network_features,
     refined_minimum,
     soft_labels,
 )
+from sharpeye.runs.networks import Minimum, TrainedNetwork, TrainedStage
+from sharpeye.runs.scoring import evaluate_minima, network_features
 from sharpeye.runs.stages import BELIEFS
 from sharpeye.training.batches import mirror, read_batches
 from sharpeye.training.budgets import NETWORK_FOLDS

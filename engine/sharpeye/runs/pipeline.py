@@ -6,8 +6,11 @@ A stage whose artifact exists is not computed again.
 import copy
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -42,10 +45,12 @@ from sharpeye.runs.embedding import embedded
 from sharpeye.runs.findings import ImageFindings, image_findings
 from sharpeye.runs.folds import evaluate_folds
 from sharpeye.runs.map import references_of, write_map
-from sharpeye.runs.minimum import Minimum, TrainedStage, evaluate_minima, validation_minima
+from sharpeye.runs.minimum import validation_minima
 from sharpeye.runs.network_folds import evaluate_network_folds
+from sharpeye.runs.networks import Minimum, TrainedStage
 from sharpeye.runs.result import DecodedImages, MethodResult, RunResult
 from sharpeye.runs.scores import ScoreColumns, ranks_of, write_scores
+from sharpeye.runs.scoring import evaluate_minima
 from sharpeye.runs.stages import CANARIES, DECODE, FIGURES, minima_of, score_stage, stages_of
 from sharpeye.runs.store import RunRow, describe_dataset, store
 from sharpeye.runs.submission import identify
@@ -53,6 +58,9 @@ from sharpeye.runs.workspace import RunFolder, Workspace
 from sharpeye.specs import NoValidation, TrustedList
 from sharpeye.training.devices import peak_memory_mb, select_device, watched_memory
 from sharpeye.training.models import input_size
+
+if TYPE_CHECKING:
+    from sharpeye.runs.cluster import Cluster
 
 LEAST_PROBABILITY = 1e-3
 # Classes of highest posterior that are kept of each image.
@@ -99,11 +107,19 @@ def execute(
     Raises:
         InputError: whatever is wrong with the input.
     """
+    with on_cluster(config.cluster, note) as cluster:
+        execution = Execution(select_device(device_name), report, note, cluster)
+        return compute(RunContext(config, workspace, execution), row)
+
+
+def compute(context: RunContext, row: RunRow) -> RunResult:
+    """Compute a run, or finish it; see `execute`."""
+    config, execution = context.config, context.execution
     started = time.monotonic()
     stage_seconds: dict[str, float] = {}
     stages = stages_of(config)
-    checked = stages_only(stages, timed(report, stage_seconds))
-    context = RunContext(config, workspace, Execution(select_device(device_name), checked, note))
+    reported = stages_only(stages, timed(execution.report, stage_seconds))
+    context = replace(context, execution=replace(execution, report=reported))
     methods = select_methods(config)
     training, validation = load(context, row)
     judged = {kind: judge(context, kind, training, validation) for kind in minima_of(config)}
@@ -117,7 +133,7 @@ def execute(
     first = methods[0]
     ranking = judged[first.minimum] if isinstance(first, MinimumMethod) else some
     beliefs = loss_posterior(ranking.scoring)
-    folder = workspace.run(row.id)
+    folder = context.workspace.run(row.id)
     scores = {name: result.scores for name, result in results.items()}
     features = ranking.scoring.evaluation.features
     found = image_findings(context, training, features)
@@ -163,6 +179,18 @@ def execute(
     if FIGURES in stages:
         write_figures(context, scored)
     return result
+
+
+@contextmanager
+def on_cluster(where: str | None, note: Note) -> Iterator["Cluster | None"]:
+    """Yield a connection to a cluster, or None where everything is computed here: then Ray is not needed."""
+    if where is None:
+        yield None
+        return
+    from sharpeye.runs.cluster import connected
+
+    with connected(where, note) as cluster:
+        yield cluster
 
 
 @dataclass(frozen=True)

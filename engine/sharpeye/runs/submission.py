@@ -26,6 +26,7 @@ from sharpeye.data.records import Source
 from sharpeye.data.tables import read_table
 from sharpeye.errors import InputError
 from sharpeye.influence.methods import select_methods
+from sharpeye.runs.cluster import check_cluster
 from sharpeye.runs.store import RunRow, register_dataset, store, submit
 from sharpeye.runs.workspace import Workspace
 from sharpeye.specs import TrustedList
@@ -66,6 +67,8 @@ def submit_run(connection: sqlite3.Connection, config: RunConfig) -> RunRow:
     ):
         if value not in choices:
             raise InputError(f"{option} {value}: choose from {', '.join(filter(None, choices))}")
+    if config.cluster is not None:
+        check_cluster(config.cluster)
     training = open_training(config.data)
     config = fitted(config, training, natural_size(training))
     select_methods(config)

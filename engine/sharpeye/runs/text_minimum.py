@@ -10,7 +10,7 @@ from safetensors.torch import save_file as save_torch_file
 
 from sharpeye.curvature.kronecker import KroneckerCurvature
 from sharpeye.progress import ImageReport, image_report
-from sharpeye.runs.artifacts import artifact_path, cached
+from sharpeye.runs.artifacts import artifact_path, cached, save_npy
 from sharpeye.runs.context import Execution, with_smaller_batches
 from sharpeye.runs.stages import curvature_stage, minimum_stage
 from sharpeye.runs.text_stages import SAY, TRAIN, optimizer_of
@@ -269,7 +269,7 @@ def stored_gradients(
                 lambda done, _: report(first + done, len(encoded)),
             )
 
-        return cached(context, "lora gradients", inputs, compute, save_table, map_table, ".npy")
+        return cached(context, "lora gradients", inputs, compute, save_npy, map_table, ".npy")
 
     def shards(divisor: int) -> tuple[np.ndarray, ...]:
         return tuple(shard(first, divisor) for first in range(0, len(encoded), SHARD))
@@ -290,12 +290,6 @@ def gradients_of(
         order += rows
         tables.append(gradient_table(gradients, losses))
     return np.concatenate(tables)[np.argsort(order)]
-
-
-def save_table(table: np.ndarray, path: Path) -> None:
-    """Write a table of gradients."""
-    with path.open("wb") as file:
-        np.save(file, table, allow_pickle=False)
 
 
 def map_table(path: Path) -> np.ndarray:

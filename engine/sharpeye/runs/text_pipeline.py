@@ -15,6 +15,7 @@ from sharpeye.config import VERSION
 from sharpeye.curvature.kronecker import KroneckerCurvature
 from sharpeye.files import replacing
 from sharpeye.progress import Report, timed
+from sharpeye.runs.artifacts import save_npy
 from sharpeye.runs.context import Execution, Note
 from sharpeye.runs.scores import ranks_of
 from sharpeye.runs.store import RunRow, describe_dataset, store
@@ -260,8 +261,8 @@ def write_tables(
     for table, path in ((training, folder.scores), (validation, folder.validation_examples)):
         with replacing(path) as temporary:
             table.to_parquet(temporary, index=False)
-    with replacing(folder.pairs) as temporary, temporary.open("wb") as file:
-        np.save(file, np.ascontiguousarray(pairs.T, dtype=np.float32), allow_pickle=False)
+    with replacing(folder.pairs) as temporary:
+        save_npy(np.ascontiguousarray(pairs.T, dtype=np.float32), temporary)
 
 
 def table_of(examples: TextExamples) -> pd.DataFrame:

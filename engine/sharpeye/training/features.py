@@ -83,6 +83,36 @@ def encode(encoder: Encoder, pixels: np.ndarray, device: torch.device) -> np.nda
     return features.half().cpu().numpy()
 
 
+def features_of(
+    source: Source, rows: np.ndarray, encoder: Encoder, device: torch.device, divisor: int = 1
+) -> Iterator[np.ndarray]:
+    """Features of some rows of a source, batch by batch, float16, (B, d).
+
+    On the CPU every worker decodes and embeds its own batches. On a GPU they decode, and the network runs
+    batch by batch.
+
+    Args:
+        source: of the images.
+        rows: row numbers, ascending; every one was decoded before.
+        encoder: on `device`.
+        device: where to compute.
+        divisor: batches are this many times smaller than usual, where memory is short.
+
+    Raises:
+        InputError: an image that was there before is not any more.
+    """
+    size = max(1, BATCH[device.type] // divisor)
+    own_batches = device.type == "cpu"
+
+    def computed(records: list[Record]) -> np.ndarray:
+        pixels = np.stack([_square(record, encoder.framing) for record in records])
+        return encode(encoder, pixels, device) if own_batches else pixels
+
+    with one_thread_a_worker(device) as workers, ThreadPoolExecutor(workers) as pool:
+        for result in _in_order(pool, computed, chunks(source.read(rows), size), workers + AHEAD):
+            yield result if own_batches else encode(encoder, result, device)
+
+
 def write_features(
     source: Source,
     rows: np.ndarray,
@@ -92,21 +122,18 @@ def write_features(
     report: ImageReport,
     divisor: int = 1,
 ) -> None:
-    """Write the features of some rows of a source as raw float16, (N, d), row by row.
+    """Write the features of some rows of a source as raw float16, (N, d), row by row; see `features_of`.
 
     A file that an interrupted process left behind, `path` with `.part`, is gone on with.
 
-    On the CPU every worker decodes and embeds its own batches. On a GPU they decode, and the network runs
-    batch by batch.
-
     Args:
         source: of the images.
-        rows: row numbers, ascending; every one was decoded before.
+        rows: row numbers, ascending.
         encoder: on `device`.
         path: written when all are there.
         device: where to compute.
         report: called with (images done, images in all).
-        divisor: batches are this many times smaller than usual, where memory is short.
+        divisor: of batches.
 
     Raises:
         InputError: an image that was there before is not any more.
@@ -115,23 +142,10 @@ def write_features(
     part.parent.mkdir(parents=True, exist_ok=True)
     width = encoder.width * 2
     done = part.stat().st_size // width if part.exists() else 0
-    size = max(1, BATCH[device.type] // divisor)
-    own_batches = device.type == "cpu"
-
-    def computed(records: list[Record]) -> np.ndarray:
-        pixels = np.stack([_square(record, encoder.framing) for record in records])
-        return encode(encoder, pixels, device) if own_batches else pixels
-
-    with (
-        one_thread_a_worker(device) as workers,
-        part.open("r+b" if part.exists() else "wb") as file,
-        ThreadPoolExecutor(workers) as pool,
-    ):
+    with part.open("r+b" if part.exists() else "wb") as file:
         file.truncate(done * width)
         file.seek(done * width)
-        batches = chunks(source.read(rows[done:]), size)
-        for result in _in_order(pool, computed, batches, workers + AHEAD):
-            features = result if own_batches else encode(encoder, result, device)
+        for features in features_of(source, rows[done:], encoder, device, divisor):
             file.write(features.tobytes())
             file.flush()
             done += len(features)

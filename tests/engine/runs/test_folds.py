@@ -29,8 +29,9 @@ from sharpeye.runs.folds import (
     evaluated_folds,
     fit_heads,
 )
-from sharpeye.runs.minimum import evaluate_minima, given_label_network
+from sharpeye.runs.minimum import given_label_network
 from sharpeye.runs.own_numbers import images_of
+from sharpeye.runs.scoring import evaluate_minima
 from sharpeye.runs.second_round import decided_labels, second_round, takes_decisions
 from sharpeye.runs.stages import stages_of
 from sharpeye.runs.store import store

@@ -1,0 +1,253 @@
+"""A connection to a Ray cluster, on which shards of a stage are computed; nothing else imports Ray."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import pickle
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+
+from sharpeye.config import VERSION
+from sharpeye.errors import InputError
+from sharpeye.files import replacing
+from sharpeye.progress import ImageReport
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    import torch
+
+LOCAL, AUTO = "local", "auto"
+CONNECT_SECONDS = 10.0
+# Images of one shard, which is what a lost node computes again: multiples of the batches in which images are
+# embedded, so that these are those of one machine. Small sets are cut into SHARDS or fewer.
+LEAST_SHARD, MOST_SHARD, SHARDS = 64, 1024, 16
+
+Result = TypeVar("Result")
+Compute = Callable[[np.ndarray], Any]
+
+
+class Work(Protocol):
+    """What a node computes of rows; sent to it once."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What a node must have at hand."""
+
+    def begin(self, device: "torch.device") -> Compute:
+        """What computes the result of some rows; called once on a node."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster that this process is connected to.
+
+    Attributes:
+        workers: how many shards are computed at a time.
+        gpus: GPUs of a worker, 0 or 1.
+        cpus: processors of a worker.
+    """
+
+    workers: int
+    gpus: int
+    cpus: int
+
+    def shards(self, work: Work, rows: list[np.ndarray]) -> Iterator[tuple[int, Any]]:
+        """The number and the result of each shard of rows, in the order in which they are done.
+
+        A shard whose node is lost is computed on another one.
+
+        Raises:
+            InputError: what a node met; it names the node.
+        """
+        import ray
+        from ray.data import ActorPoolStrategy
+
+        items = [{"number": number, "rows": part} for number, part in enumerate(rows)]
+        workers = min(self.workers, len(items))
+        done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            _Worker,
+            batch_size=1,
+            fn_constructor_args=(work, VERSION),
+            compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+            num_cpus=self.cpus,
+            num_gpus=self.gpus,
+        )
+        try:
+            for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
+                for number, problem, result in zip(
+                    batch["number"], batch["problem"], batch["result"], strict=True
+                ):
+                    if problem:
+                        raise InputError(str(problem))
+                    yield int(number), pickle.loads(result)
+        except ray.exceptions.RayError as error:
+            raise InputError(f"--cluster: {_first_line(error)}") from error
+
+
+class _Worker:
+    """On a node: what computes shards, and names the node where something is wrong with it."""
+
+    def __init__(self, work: Work, version: int):
+        import torch
+
+        self.node = _node_name()
+        self.problem, self.compute = "", None
+        try:
+            if version != VERSION:
+                raise InputError("has another version of Sharpeye; install the same everywhere")
+            for path in work.paths:
+                if not path.exists():
+                    raise InputError(f"has no {path}; every node needs it at the same place")
+            torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+            self.compute = work.begin(torch.device("cuda" if _has_gpu() else "cpu"))
+        except (InputError, OSError) as error:
+            self.problem = f"node {self.node}: {_first_line(error)}"
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        result, problem = b"", self.problem
+        if self.compute is not None:
+            try:
+                result = pickle.dumps(self.compute(np.asarray(batch["rows"][0])))
+            except (InputError, OSError) as error:
+                problem = f"node {self.node}: {_first_line(error)}"
+        columns = {"number": batch["number"], "problem": np.array([problem], dtype=object)}
+        return columns | {"result": np.array([result], dtype=object)}
+
+
+@contextmanager
+def connected(where: str, note: Callable[[str], None]) -> Iterator[Cluster]:
+    """Yield a connection to a cluster; what was started here ends with the block.
+
+    Args:
+        where: `local` starts Ray on this machine; `auto` finds the cluster that this machine belongs to; else
+            HOST:PORT of its head.
+        note: called with what was started or found.
+
+    Raises:
+        InputError: Ray is not installed, or the cluster cannot be reached or has another version.
+    """
+    check_cluster(where)
+    import ray
+    import ray.data
+    import torch
+
+    # What Ray would tell its makers about the use of a cluster that is started here.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Without an address, Ray would look for a cluster that runs already.
+    options: dict[str, Any] = {"address": where, "logging_level": logging.ERROR, "log_to_driver": False}
+    if where == LOCAL:
+        options |= {"num_cpus": torch.get_num_threads(), "include_dashboard": False}
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(f"--cluster {where}: {_explained(error, where)}") from error
+    try:
+        _quiet_data(ray)
+        found = ray.cluster_resources()
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        cpus, gpus = int(found.get("CPU", 0)), int(found.get("GPU", 0))
+        if not cpus:
+            raise InputError(f"--cluster {where}: it has no processors")
+        started = "Ray was started on this machine, and ends with the run" if where == LOCAL else "Ray"
+        note(f"{started}: {nodes} nodes, {cpus} processors, {gpus} GPUs.")
+        yield Cluster(gpus or cpus, min(gpus, 1), max(1, cpus // gpus) if gpus else 1)
+    finally:
+        ray.shutdown()
+
+
+def sharded(
+    cluster: Cluster,
+    work: Work,
+    rows: np.ndarray,
+    folder: Path,
+    save: Callable[[Result, Path], None],
+    load: Callable[[Path], Result],
+    report: ImageReport,
+) -> Iterator[Result]:
+    """Results of all shards of some rows, in their order. Each is kept in a file as soon as it is there, and
+    not computed again by whoever goes on.
+
+    Args:
+        cluster: that computes.
+        work: what it computes.
+        rows: of the source, (N,).
+        folder: of the files; remove it when the results are put together.
+        save: writes a result to a path.
+        load: reads it back.
+        report: called with (images done, images in all).
+    """
+    parts = cut(rows)
+    files = [folder / f"{number:06d}" for number in range(len(parts))]
+    missing = [number for number, file in enumerate(files) if not file.exists()]
+    done = len(rows) - sum(len(parts[number]) for number in missing)
+    for at, result in cluster.shards(work, [parts[number] for number in missing]) if missing else ():
+        with replacing(files[missing[at]]) as temporary:
+            save(result, temporary)
+        done += len(parts[missing[at]])
+        report(done, len(rows))
+    return map(load, files)
+
+
+def cut(rows: np.ndarray) -> list[np.ndarray]:
+    """Rows in shards."""
+    size = min(MOST_SHARD, -(-len(rows) // (SHARDS * LEAST_SHARD)) * LEAST_SHARD)
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+
+def check_cluster(where: str) -> None:
+    """Raise InputError where Ray is not installed, or an address is none or does not answer."""
+    if importlib.util.find_spec("ray") is None:
+        raise InputError(f"--cluster {where} needs another package: pip install 'sharpeye[cluster]'")
+    if where in (LOCAL, AUTO):
+        return
+    host, _, port = where.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"--cluster {where}: expected auto, local, or HOST:PORT of the cluster's head")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--cluster {where}: cannot be reached ({reason})") from error
+
+
+def _explained(error: Exception, where: str) -> str:
+    text = " ".join(str(error).split())
+    if "ersion mismatch" in text:
+        return f"another version runs there; install the same one ({text[:300]})"
+    if where == AUTO:
+        return "no cluster is found; begin one with `ray start --head`, or give --cluster local"
+    return text.split(". ")[0]
+
+
+def _quiet_data(ray: "Any") -> None:
+    """Ray Data without its own progress bars and log lines."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _has_gpu() -> bool:
+    import ray
+    import torch
+
+    return bool(ray.get_gpu_ids()) and torch.cuda.is_available()
+
+
+def _node_name() -> str:
+    import ray
+
+    return f"{ray.util.get_node_ip_address()} ({socket.gethostname()})"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

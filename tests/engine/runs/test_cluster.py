@@ -1,0 +1,166 @@
+"""Stages on a Ray cluster: the same scores as on one machine, whoever is killed; bad clusters are named."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import sharpeye
+from sharpeye.config import RunConfig, RunOptions
+from sharpeye.errors import InputError
+from sharpeye.runs import cluster
+from sharpeye.runs.cluster import check_cluster
+from tests.engine.runs import cluster_driver
+
+pytest.importorskip("ray")
+
+ROWS = 16 * 64
+WAIT = 120.0
+
+
+class Nodes:
+    """A head and a second node on this machine, a processor each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        options = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+        self.cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+        self.options = options
+        self.second = self.cluster.add_node(**options)
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def lose_second(self) -> None:
+        """Kill the second node, as a power cut does, and add another one."""
+        self.cluster.remove_node(self.second, allow_graceful=False)
+        self.second = self.cluster.add_node(**self.options)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    made = Nodes()
+    yield made
+    made.cluster.shutdown()
+
+
+def driver(nodes: Nodes, folder: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(Path(cluster_driver.__file__)), nodes.address, str(folder), str(ROWS)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def computed(folder: Path) -> list[tuple[int, int]]:
+    """First row and process of every shard that was computed."""
+    log = folder / "log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [(int(first), int(process)) for first, process in map(str.split, lines)]
+
+
+def wait_for(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + WAIT
+    while len(computed(folder)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def kill_worker(nodes: Nodes, folder: Path, running: "subprocess.Popen[str]") -> None:
+    os.kill(computed(folder)[-1][1], signal.SIGKILL)
+
+
+def kill_node(nodes: Nodes, folder: Path, running: "subprocess.Popen[str]") -> None:
+    nodes.lose_second()
+
+
+def kill_driver(nodes: Nodes, folder: Path, running: "subprocess.Popen[str]") -> None:
+    running.kill()
+
+
+@pytest.mark.parametrize("kill", [kill_worker, kill_node, kill_driver])
+def test_shards_are_computed_once_whoever_is_killed(
+    nodes: Nodes, tmp_path: Path, kill: Callable[[Nodes, Path, "subprocess.Popen[str]"], None]
+) -> None:
+    running = driver(nodes, tmp_path)
+    wait_for(tmp_path, 5)
+    kill(nodes, tmp_path, running)
+    said, _ = running.communicate(timeout=WAIT)
+    if kill is kill_driver:
+        said, _ = driver(nodes, tmp_path).communicate(timeout=WAIT)
+    assert (tmp_path / "doubled.npy").exists(), said
+    np.testing.assert_array_equal(np.load(tmp_path / "doubled.npy"), np.arange(ROWS) * 2.0)
+    firsts = [first for first, _ in computed(tmp_path)]
+    assert sorted(set(firsts)) == list(range(0, ROWS, 64))
+    # What two workers had in hand, and what of it was on its way.
+    assert len(firsts) <= ROWS // 64 + 4
+
+
+@pytest.mark.parametrize("tune", ["head", "all"])
+def test_scores_are_those_of_one_machine(
+    nodes: Nodes, make_folder: Callable[..., Path], tmp_path: Path, tune: str
+) -> None:
+    train = str(make_folder("train", 60, wrong=6, seed=1))
+    options = RunOptions(
+        validation=str(make_folder("check", 20, seed=2)), budget="fast", methods=("fvm", "val_loss_posterior")
+    )
+    options |= {"tune": "head", "model": "efficientnet_lite0"} if tune == "head" else {"tune": "all"}
+    alone, spread = (
+        sharpeye.run(train, workspace=tmp_path / name, **(options | more))
+        for name, more in (("alone", RunOptions()), ("spread", RunOptions(cluster=nodes.address)))
+    )
+    assert "2 nodes, 2 processors" in spread.row().notes
+    scores = [run.scores.set_index("id") for run in (alone, spread)]
+    assert scores[0].index.tolist() == scores[1].index.tolist()
+    for column in ("fvm", "val_loss_posterior", "confidence"):
+        np.testing.assert_allclose(scores[0][column], scores[1][column], rtol=1e-5, atol=1e-7)
+    assert not list((tmp_path / "spread").rglob("*.shards"))
+
+
+def test_what_is_started_here_ends_here(tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(cluster_driver.__file__)), "local", str(tmp_path), "128"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=True).stdout
+    assert said.startswith("Ray was started on this machine, and ends with the run: 1 nodes")
+    assert len(np.load(tmp_path / "doubled.npy")) == 128
+    assert not [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if str(tmp_path) in " ".join(one.info["cmdline"] or ())
+    ]
+
+
+def test_a_node_without_the_data_is_named(nodes: Nodes, tmp_path: Path) -> None:
+    running = driver(nodes, tmp_path / "not-there")
+    said, _ = running.communicate(timeout=WAIT)
+    assert f"InputError: node {nodes.address.split(':')[0]}" in said
+    assert f"has no {tmp_path / 'not-there'}; every node needs it at the same place" in said
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("here", "expected auto, local, or HOST:PORT"),
+        ("localhost:1", "cannot be reached"),
+        ("localhost:99999", "cannot be reached"),
+    ],
+)
+def test_clusters_that_cannot_be_used_are_named(where: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        sharpeye.start("demo", cluster=where)
+
+
+def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"--cluster local needs another package.*sharpeye\[cluster\]"):
+        check_cluster("local")
+
+
+def test_a_cluster_comes_back_from_json() -> None:
+    config = RunConfig.of("demo", cluster="auto")
+    assert RunConfig.from_json(config.to_json()).cluster == "auto"
