@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import pickle
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+from joblib import cpu_count
 
 from sharpeye.config import VERSION
 from sharpeye.errors import InputError
@@ -31,6 +33,7 @@ CONNECT_SECONDS = 10.0
 # Images of one shard, which is what a lost node computes again: multiples of the batches in which images are
 # embedded, so that these are those of one machine. Small sets are cut into SHARDS or fewer.
 LEAST_SHARD, MOST_SHARD, SHARDS = 64, 1024, 16
+ERROR_LINE = re.compile(r"[\w.]*(Error|Exception): .+")
 
 Result = TypeVar("Result")
 Compute = Callable[[np.ndarray], Any]
@@ -91,7 +94,7 @@ class Cluster:
                         raise InputError(str(problem))
                     yield int(number), pickle.loads(result)
         except ray.exceptions.RayError as error:
-            raise InputError(f"--cluster: {_first_line(error)}") from error
+            raise InputError(f"--cluster: {_failure(str(error))}") from error
 
 
 class _Worker:
@@ -110,18 +113,22 @@ class _Worker:
                     raise InputError(f"has no {path}; every node needs it at the same place")
             torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
             self.compute = work.begin(torch.device("cuda" if _has_gpu() else "cpu"))
-        except (InputError, OSError) as error:
-            self.problem = f"node {self.node}: {_first_line(error)}"
+        except Exception as error:
+            self.problem = self._named(error)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         result, problem = b"", self.problem
         if self.compute is not None:
             try:
                 result = pickle.dumps(self.compute(np.asarray(batch["rows"][0])))
-            except (InputError, OSError) as error:
-                problem = f"node {self.node}: {_first_line(error)}"
+            except Exception as error:
+                problem = self._named(error)
         columns = {"number": batch["number"], "problem": np.array([problem], dtype=object)}
         return columns | {"result": np.array([result], dtype=object)}
+
+    def _named(self, error: Exception) -> str:
+        kind = "" if isinstance(error, InputError | OSError) else f"unexpected {type(error).__name__}: "
+        return f"node {self.node}: {kind}{(str(error).strip().splitlines() or ['no message'])[0]}"
 
 
 @contextmanager
@@ -139,14 +146,13 @@ def connected(where: str, note: Callable[[str], None]) -> Iterator[Cluster]:
     check_cluster(where)
     import ray
     import ray.data
-    import torch
 
     # What Ray would tell its makers about the use of a cluster that is started here.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Without an address, Ray would look for a cluster that runs already.
     options: dict[str, Any] = {"address": where, "logging_level": logging.ERROR, "log_to_driver": False}
     if where == LOCAL:
-        options |= {"num_cpus": torch.get_num_threads(), "include_dashboard": False}
+        options |= {"num_cpus": cpu_count(), "include_dashboard": False}
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             ray.init(**options)
@@ -249,5 +255,9 @@ def _node_name() -> str:
     return f"{ray.util.get_node_ip_address()} ({socket.gethostname()})"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _failure(text: str) -> str:
+    """What failed, and where, of the many lines that Ray says."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if ERROR_LINE.match(line)), lines[0])
+    node = re.search(r"\bip=([^,)]+)", text)
+    return f"node {node[1]}: {said}" if node else said

@@ -38,7 +38,14 @@ class Embedding:
 
     def begin(self, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
         encoder = build_encoder(self.model, self.weights, self.side, self.mirrored, device)
-        return lambda rows: np.concatenate(list(features_of(self.source, rows, encoder, device)))
+
+        def embed(rows: np.ndarray) -> np.ndarray:
+            def attempt(divisor: int) -> np.ndarray:
+                return np.concatenate(list(features_of(self.source, rows, encoder, device, divisor)))
+
+            return with_smaller_batches(attempt, lambda note: None)
+
+        return embed
 
 
 def encoder_key(config: RunConfig) -> str:

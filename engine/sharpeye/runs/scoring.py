@@ -191,17 +191,21 @@ class Scoring:
         curvature = restore_curvature(kind, {name: value.to(device) for name, value in state.items()})
 
         def score(rows: np.ndarray) -> Evaluation:
-            return evaluate(
-                model,
-                curvature,
-                SelectedImages(images, rows),
-                self.labels[rows],
-                None if self.classes is None else self.classes[rows],
-                parameters=self.parameters,
-                all_candidates=self.all_candidates,
-                mirrored=self.mirrored,
-                device=device,
-            )
+            def attempt(divisor: int) -> Evaluation:
+                return evaluate(
+                    model,
+                    curvature,
+                    SelectedImages(images, rows),
+                    self.labels[rows],
+                    None if self.classes is None else self.classes[rows],
+                    parameters=self.parameters,
+                    all_candidates=self.all_candidates,
+                    mirrored=self.mirrored,
+                    device=device,
+                    divisor=divisor,
+                )
+
+            return with_smaller_batches(attempt, lambda note: None)
 
         return score
 

@@ -11,12 +11,18 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
 import sharpeye
 from sharpeye.config import RunConfig, RunOptions
+from sharpeye.curvature.fit import fit_curvature
+from sharpeye.data.dataset import JoinedImages, SelectedImages, reopening
 from sharpeye.errors import InputError
+from sharpeye.influence.evaluation import evaluate, joined_evaluation
 from sharpeye.runs import cluster
 from sharpeye.runs.cluster import check_cluster
+from sharpeye.runs.scoring import Scoring
+from sharpeye.training.models import small_network
 from tests.engine.runs import cluster_driver
 
 pytest.importorskip("ray")
@@ -72,55 +78,88 @@ def wait_for(folder: Path, count: int) -> None:
         time.sleep(0.02)
 
 
-def kill_worker(nodes: Nodes, folder: Path, running: "subprocess.Popen[str]") -> None:
-    os.kill(computed(folder)[-1][1], signal.SIGKILL)
-
-
-def kill_node(nodes: Nodes, folder: Path, running: "subprocess.Popen[str]") -> None:
-    nodes.lose_second()
-
-
-def kill_driver(nodes: Nodes, folder: Path, running: "subprocess.Popen[str]") -> None:
-    running.kill()
-
-
-@pytest.mark.parametrize("kill", [kill_worker, kill_node, kill_driver])
-def test_shards_are_computed_once_whoever_is_killed(
-    nodes: Nodes, tmp_path: Path, kill: Callable[[Nodes, Path, "subprocess.Popen[str]"], None]
-) -> None:
-    running = driver(nodes, tmp_path)
-    wait_for(tmp_path, 5)
-    kill(nodes, tmp_path, running)
-    said, _ = running.communicate(timeout=WAIT)
-    if kill is kill_driver:
-        said, _ = driver(nodes, tmp_path).communicate(timeout=WAIT)
-    assert (tmp_path / "doubled.npy").exists(), said
-    np.testing.assert_array_equal(np.load(tmp_path / "doubled.npy"), np.arange(ROWS) * 2.0)
-    firsts = [first for first, _ in computed(tmp_path)]
+def check(folder: Path, said: str, losses: int) -> None:
+    """All is there, and nothing was computed twice but what two workers had in hand, and what was on its way,
+    each time that something was lost."""
+    assert (folder / "doubled.npy").exists(), said
+    np.testing.assert_array_equal(np.load(folder / "doubled.npy"), np.arange(ROWS) * 2.0)
+    firsts = [first for first, _ in computed(folder)]
     assert sorted(set(firsts)) == list(range(0, ROWS, 64))
-    # What two workers had in hand, and what of it was on its way.
-    assert len(firsts) <= ROWS // 64 + 4
+    assert len(firsts) <= ROWS // 64 + 4 * losses
 
 
-@pytest.mark.parametrize("tune", ["head", "all"])
-def test_scores_are_those_of_one_machine(
-    nodes: Nodes, make_folder: Callable[..., Path], tmp_path: Path, tune: str
+def test_a_killed_worker_and_a_lost_node_cost_what_they_had_in_hand(nodes: Nodes, tmp_path: Path) -> None:
+    running = driver(nodes, tmp_path)
+    wait_for(tmp_path, 3)
+    os.kill(computed(tmp_path)[-1][1], signal.SIGKILL)
+    wait_for(tmp_path, 7)
+    nodes.lose_second()
+    said, _ = running.communicate(timeout=WAIT)
+    check(tmp_path, said, 2)
+
+
+def test_a_killed_driver_goes_on_where_it_was(nodes: Nodes, tmp_path: Path) -> None:
+    running = driver(nodes, tmp_path)
+    wait_for(tmp_path, 6)
+    running.kill()
+    running.communicate()
+    said, _ = driver(nodes, tmp_path).communicate(timeout=WAIT)
+    check(tmp_path, said, 1)
+
+
+def test_heads_on_features_of_a_cluster_score_as_those_of_one_machine(
+    nodes: Nodes, make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    train = str(make_folder("train", 60, wrong=6, seed=1))
     options = RunOptions(
-        validation=str(make_folder("check", 20, seed=2)), budget="fast", methods=("fvm", "val_loss_posterior")
+        validation=str(make_folder("check", 20, seed=2)),
+        model="efficientnet_lite0",
+        tune="head",
+        budget="fast",
     )
-    options |= {"tune": "head", "model": "efficientnet_lite0"} if tune == "head" else {"tune": "all"}
-    alone, spread = (
-        sharpeye.run(train, workspace=tmp_path / name, **(options | more))
-        for name, more in (("alone", RunOptions()), ("spread", RunOptions(cluster=nodes.address)))
-    )
+    train = str(make_folder("train", 60, wrong=6, seed=1))
+    alone = sharpeye.run(train, workspace=tmp_path / "alone", **options)
+    spread = sharpeye.run(train, workspace=tmp_path / "spread", cluster=nodes.address, **options)
     assert "2 nodes, 2 processors" in spread.row().notes
     scores = [run.scores.set_index("id") for run in (alone, spread)]
     assert scores[0].index.tolist() == scores[1].index.tolist()
     for column in ("fvm", "val_loss_posterior", "confidence"):
         np.testing.assert_allclose(scores[0][column], scores[1][column], rtol=1e-5, atol=1e-7)
     assert not list((tmp_path / "spread").rglob("*.shards"))
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_images_are_scored_elsewhere_as_here(tmp_path: Path, chosen: bool) -> None:
+    cloudpickle = pytest.importorskip("ray.cloudpickle")
+    rng = np.random.default_rng(0)
+    rng.integers(0, 256, (90, 16, 16, 3), np.uint8).tofile(tmp_path / "images.u8")
+    kept = np.memmap(tmp_path / "images.u8", np.uint8, "r", shape=(90, 16, 16, 3))
+    both = JoinedImages(kept, SelectedImages(kept, np.arange(9, 90)))
+    images = SelectedImages(both, np.arange(0, 150, 2))
+    labels = rng.integers(0, 3, len(images))
+    classes = np.stack([labels, (labels + 1) % 3], 1) if chosen else None
+    model, device = small_network(3, (8, 8, 8)).eval(), torch.device("cpu")
+    curvature = fit_curvature(model, "kfac", "head", kept, 1.0, device, seed=0)
+    state = {name: value.cpu() for name, value in curvature.state().items()}
+    work = Scoring(
+        reopening(images),
+        (),
+        labels,
+        classes,
+        model,
+        ("kfac", state),
+        "head",
+        all_candidates=True,
+        mirrored=True,
+    )
+    sent = cloudpickle.dumps(work)
+    assert len(sent) < kept.nbytes + 2**16
+    compute = cloudpickle.loads(sent).begin(device)
+    parts = [compute(rows) for rows in np.array_split(np.arange(len(images)), 4)]
+    spread = joined_evaluation(parts, np.arange(len(images)))
+    options = {"parameters": "head", "all_candidates": True, "mirrored": True, "device": device}
+    here = evaluate(model, curvature, images, labels, classes, **options)
+    for name in ("classes", "losses", "influence", "leverage", "newton", "features"):
+        np.testing.assert_allclose(getattr(spread, name), getattr(here, name), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_started_here_ends_here(tmp_path: Path) -> None:
