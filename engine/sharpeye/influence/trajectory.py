@@ -13,6 +13,7 @@ from sharpeye.curvature.linearization import HEAD_BATCH, gradient_batch_size, li
 from sharpeye.data.dataset import Images, LabeledImages
 from sharpeye.influence.base import Candidates, Scores
 from sharpeye.training.batches import mirror, read_batches
+from sharpeye.training.budgets import ENSEMBLES, EnsemblePlan
 from sharpeye.training.models import Classifier
 from sharpeye.training.trainer import Snapshot, load_snapshot
 
@@ -36,6 +37,7 @@ class TrajectoryContext:
         report: called with (images done, images in all) of each pass.
         trained_on: images and given labels that the network was trained on; None where these are the images
             to score.
+        ensemble: of `gex`.
     """
 
     model: Classifier
@@ -51,6 +53,7 @@ class TrajectoryContext:
     seed: int
     report: Callable[[int, int], None] = lambda done, total: None
     trained_on: tuple[Images, np.ndarray] | None = None
+    ensemble: EnsemblePlan = ENSEMBLES["fast"]
 
     @classmethod
     def of(

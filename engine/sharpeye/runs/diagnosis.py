@@ -31,10 +31,13 @@ from sharpeye.runs.networks import Minimum
 from sharpeye.runs.scoring import evaluate_minima
 from sharpeye.runs.stages import CANARIES, FIGURES
 from sharpeye.runs.workspace import RunFolder
+from sharpeye.training.budgets import EnsemblePlan
 from sharpeye.training.trainer import Snapshot
 
 # Methods whose score under another label can be told from one pass over the canaries.
 ESTIMATED = ("fvm", "fvm_normalized", "val_loss", "val_loss_posterior", "margin")
+# Of `gex`, which is trained at every checkpoint of the figures.
+ENSEMBLE = EnsemblePlan(members=8, steps=4)
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ def _measured_at(context: RunContext, inputs: FigureInputs, minimum: Minimum) ->
             execution.device,
             inputs.seed,
             trained_on=(SelectedImages(training.images, sample), training.labels[sample]),
+            ensemble=ENSEMBLE,
         )
         at = inputs.phase, inputs.snapshot
         traced = _traced(context, inputs, trajectory)

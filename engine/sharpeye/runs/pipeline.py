@@ -56,6 +56,7 @@ from sharpeye.runs.store import RunRow, describe_dataset, store
 from sharpeye.runs.submission import identify
 from sharpeye.runs.workspace import RunFolder, Workspace
 from sharpeye.specs import NoValidation, TrustedList
+from sharpeye.training.budgets import ENSEMBLES, EnsemblePlan
 from sharpeye.training.devices import peak_memory_mb, select_device, watched_memory
 from sharpeye.training.models import input_size
 
@@ -80,6 +81,7 @@ class TrajectoryInputs:
     damping: float
     mirror: bool
     seed: int
+    ensemble: EnsemblePlan
 
 
 @dataclass(frozen=True)
@@ -316,6 +318,7 @@ def classical_scores(
         config.damping,
         config.mirror,
         config.seed,
+        ENSEMBLES[config.budget],
     )
 
     def compute(inputs: TrajectoryInputs, execution: Execution) -> MethodScores:
@@ -334,7 +337,7 @@ def classical_scores(
             inputs.seed,
         )
         report = image_report(score_stage(inputs.method), execution.report)
-        trajectory = replace(trajectory, report=report)
+        trajectory = replace(trajectory, report=report, ensemble=inputs.ensemble)
         with watched_memory(execution.device) as peak_memory:
             scores = TRAJECTORY_METHODS[inputs.method].score(trajectory)
             return MethodScores(scores, time.monotonic() - started, peak_memory())

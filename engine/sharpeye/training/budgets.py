@@ -1,5 +1,7 @@
 """How long to train: a budget, a stage and its number of images -> a plan."""
 
+from dataclasses import dataclass
+
 from sharpeye.training.trainer import TrainingPlan
 
 # Epochs of each stage, for sets large enough that an epoch is many steps.
@@ -21,6 +23,21 @@ PRETRAINED_FACTOR = 0.1
 SMOOTHING = 0.1
 # Without a clean split, each network learns from two thirds of the images. More folds cost more.
 NETWORK_FOLDS = 3
+
+
+@dataclass(frozen=True)
+class EnsemblePlan:
+    """Networks around a trained one: how many, and how many steps of SGD apart."""
+
+    members: int
+    steps: int
+
+
+ENSEMBLES = {
+    "fast": EnsemblePlan(8, 16),
+    "standard": EnsemblePlan(16, 100),
+    "thorough": EnsemblePlan(32, 800),
+}
 
 
 def plan_of(budget: str, stage: str, images: int, mirrored: bool, pretrained: bool) -> TrainingPlan:

@@ -36,6 +36,7 @@ class TrainingPlan:
         epochs: passes over the images.
         optimizer: "erm", "sam" or "lpf-sgd".
         learning_rate: peak of the one-cycle schedule.
+        constant_rate: whether the learning rate stays there instead.
         batch_size: images a step.
         weight_decay: ℓ2 penalty on weights with two axes or more.
         momentum: Nesterov momentum.
@@ -50,6 +51,7 @@ class TrainingPlan:
     epochs: int
     optimizer: str = "erm"
     learning_rate: float = 0.1
+    constant_rate: bool = False
     batch_size: int = 256
     weight_decay: float = 5e-4
     momentum: float = 0.9
@@ -135,7 +137,7 @@ def train(
         for step, (rows, batch) in enumerate(read_batches(images, order, plan.batch_size, device)):
             at = epoch * steps + step
             for group in optimizer.param_groups:
-                group["lr"] = plan.learning_rate * one_cycle(at / total)
+                group["lr"] = rate_at(plan, at / total)
             batch = augment(
                 batch, augmentation, mirrored=plan.mirrored, shift=round(plan.shift * batch.shape[-1])
             )
@@ -189,9 +191,7 @@ def steps_an_epoch(plan: TrainingPlan, count: int) -> int:
 def snapshots(plan: TrainingPlan, count: int, checkpoint: Path) -> list[Snapshot]:
     """The snapshots that training on `count` images leaves beside its checkpoint, in order."""
     steps = steps_an_epoch(plan, count)
-    rates = plan.learning_rate * np.array(
-        [one_cycle(at / (plan.epochs * steps)) for at in range(plan.epochs * steps)]
-    )
+    rates = np.array([rate_at(plan, at / (plan.epochs * steps)) for at in range(plan.epochs * steps)])
     epochs = [
         0,
         *np.unique(
@@ -212,6 +212,11 @@ def load_snapshot(model: Classifier, snapshot: Snapshot, device: torch.device) -
     """Put a snapshot's parameters into a model of the same kind, in eval mode."""
     model.load_state_dict(load_file(snapshot.path, device=str(device)))
     return model.eval()
+
+
+def rate_at(plan: TrainingPlan, progress: float) -> float:
+    """The learning rate after a share of the training."""
+    return plan.learning_rate * (1.0 if plan.constant_rate else one_cycle(progress))
 
 
 def one_cycle(progress: float) -> float:

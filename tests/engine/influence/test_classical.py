@@ -24,8 +24,10 @@ from sharpeye.influence import lissa as lissa_method
 from sharpeye.influence.base import Scores
 from sharpeye.influence.methods import METHODS
 from sharpeye.influence.trajectory import TrajectoryContext, against, mean_gradient
+from sharpeye.training import trainer
+from sharpeye.training.budgets import EnsemblePlan
 from sharpeye.training.models import Classifier
-from sharpeye.training.trainer import Snapshot
+from sharpeye.training.trainer import Snapshot, TrainingPlan, train
 from tests.engine.curvature.networks import (
     attentive_network,
     flat_rows,
@@ -144,17 +146,34 @@ def test_directional_derivative_through_attention() -> None:
     torch.testing.assert_close(change, (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("count", "ensemble", "images", "epochs"),
+    [
+        (6, EnsemblePlan(3, 7), 6, 9),
+        (5000, EnsemblePlan(8, 16), 4096, 8),
+        (5000, EnsemblePlan(2, 40), 5000, 6),
+    ],
+)
 def test_members_of_gex_train_on_the_training_set(
-    context: TrajectoryContext, monkeypatch: pytest.MonkeyPatch
+    context: TrajectoryContext,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    ensemble: EnsemblePlan,
+    images: int,
+    epochs: int,
 ) -> None:
     calls = []
-    monkeypatch.setattr(
-        gex, "train", lambda model, images, labels, plan, **more: calls.append((len(images), labels.tolist()))
-    )
-    monkeypatch.setattr(gex, "MEMBERS", 1)
-    monkeypatch.setattr(gex, "_losses", lambda context: np.zeros((COUNT, CLASSES)))
-    gex.gex(replace(context, trained_on=(tiny_images(6), np.full(6, 2))))
-    assert calls == [(6, [2] * 6)]
+
+    def record(
+        model: Classifier, images: object, labels: np.ndarray, plan: TrainingPlan, **more: object
+    ) -> None:
+        calls.append((len(labels), set(labels.tolist()), plan.epochs, plan.snapshots))
+
+    monkeypatch.setattr(gex, "train", record)
+    monkeypatch.setattr(gex, "snapshots", lambda plan, count, checkpoint: context.snapshots)
+    learned = np.broadcast_to(tiny_images(1), (count, *tiny_images(1).shape[1:]))
+    gex.gex(replace(context, trained_on=(learned, np.full(count, 2)), ensemble=ensemble))
+    assert calls == [(images, {2}, epochs, ensemble.members)]
 
 
 @pytest.mark.parametrize("method", [lissa_method.lissa_influence, datainf.datainf])
@@ -291,27 +310,31 @@ def test_tracin_is_a_sum_over_snapshots(context: TrajectoryContext, parameters: 
         np.testing.assert_allclose(scores.influence, oracle[np.arange(COUNT), LABELS], rtol=1e-6, atol=1e-12)
 
 
-def test_gex_is_the_mean_squared_change_of_the_loss(
+def test_gex_is_the_mean_squared_change_of_the_loss_along_sgd(
     context: TrajectoryContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nudge(
-        model: Classifier, images: object, labels: object, plan: object, *, seed: int, **rest: object
-    ) -> None:
-        torch.manual_seed(seed)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
+    def read_batches(
+        images: Tensor, rows: np.ndarray, size: int, device: torch.device
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            yield chunk, images[chunk]
 
-    monkeypatch.setattr(gex, "train", nudge)
-    monkeypatch.setattr(gex, "SelectedImages", lambda images, rows: images)
-    scores = METHODS["gex"].score(context)
+    monkeypatch.setattr(trainer, "read_batches", read_batches)
+    ensemble = EnsemblePlan(3, 4)
+    scores = METHODS["gex"].score(replace(context, ensemble=ensemble))
+    rows = np.random.default_rng(context.seed).permutation(COUNT)
+    plan = TrainingPlan(
+        3, learning_rate=0.05, constant_rate=True, batch_size=COUNT // 4, mirrored=context.mirrored
+    )
     expected = np.zeros((COUNT, CLASSES))
-    with torch.no_grad():
-        before = -context.trained()(context.images).log_softmax(1)
-        for member in range(gex.MEMBERS):
-            model = context.trained()
-            nudge(model, None, None, None, seed=member)
-            expected += (-model(context.images).log_softmax(1) - before).square().numpy() / gex.MEMBERS
+    before = gex._losses(replace(context, model=context.trained()))
+    for epochs in (1, 2, 3):
+        # At a constant rate, the way of more epochs begins with that of fewer.
+        model = context.trained()
+        part = replace(plan, epochs=epochs)
+        train(model, context.images[rows], LABELS[rows], part, seed=context.seed, device=context.device)
+        expected += (gex._losses(replace(context, model=model)) - before) ** 2 / 3
     assert scores.candidates is not None
     np.testing.assert_allclose(scores.candidates.scores, expected, rtol=1e-6)
 
