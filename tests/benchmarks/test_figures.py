@@ -2,9 +2,9 @@
 
     pytest -m benchmark tests/benchmarks/test_figures.py -s
 
-Prints a row a checkpoint, mean ± standard deviation over seeds, and the rank correlation of each method's AUC with
-accuracy and sharpness; writes .benchmarks/figures.json. SHARPEYE_SEEDS sets how many seeds (3), SHARPEYE_KEPT
-a workspace that keeps the runs, whose Diagnostics page draws the same.
+Prints a row a checkpoint, mean ± standard deviation over seeds, and the rank correlation of each method's AUC
+with accuracy and sharpness; writes .benchmarks/figures.json. SHARPEYE_SEEDS sets how many seeds (3),
+SHARPEYE_KEPT a workspace that keeps the runs, whose Diagnostics page draws the same.
 """
 
 import os
@@ -35,7 +35,8 @@ def measured(workspace: Path, seed: int) -> pd.DataFrame:
         limit=IMAGES,
         figures=True,
         seed=seed,
-        methods=("fvm", "fvm_newton", "val_loss", "val_loss_posterior"),
+        methods=("fvm", "val_loss"),
+        candidates=False,
         workspace=workspace,
     )
     return trajectory(pd.read_parquet(run.workspace.run(run.id).diagnostics))
