@@ -41,6 +41,7 @@ PAGE_WORDS = (
     ("--parameters", "“Influence over”"),
     ("--method", "“Methods”"),
     ("--device", "“Device”"),
+    ("--cluster", "“Ray cluster”"),
 )
 
 

@@ -1,10 +1,12 @@
 """What the pages read of the workspace that this app was started on. Never torch."""
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 
-from sharpeye.config import RunConfig
+from sharpeye.errors import InputError
+from sharpeye.runs.result import read_result
 from sharpeye.runs.review import Review, open_review
 from sharpeye.runs.second_round import decided_labels
 from sharpeye.runs.store import RunRow, get_run, list_runs, store
@@ -38,12 +40,17 @@ def text_runs() -> list[RunRow]:
 def runs_over_seeds(run: str) -> dict[int, RunRow]:
     """The runs with figures that differ from one at most in the seed, by seed; that one is among them."""
 
-    def choices(row: RunRow) -> RunConfig:
-        return replace(row.run_config(), seed=0, methods=(), device="auto", figures=True)
+    def choices(row: RunRow) -> object:
+        config = replace(row.run_config(), seed=0, methods=(), device="auto", cluster=None, figures=True)
+        return row.dataset, config, read_result(workspace().run(row.id)).version
 
     rows = [row for row in reviewable_runs() if workspace().run(row.id).diagnostics.exists()]
     own = next(row for row in rows if row.id == run)
-    alike = {row.run_config().seed: row for row in rows[::-1] if choices(row) == choices(own)}
+    alike = {}
+    for row in rows[::-1]:
+        with suppress(InputError):  # of another version, or damaged
+            if choices(row) == choices(own):
+                alike[row.run_config().seed] = row
     return dict(sorted((alike | {own.run_config().seed: own}).items()))
 
 

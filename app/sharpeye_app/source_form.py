@@ -188,7 +188,7 @@ def preview(path: str) -> pd.DataFrame | None:
 
 
 @st.cache_data(max_entries=4, show_spinner="Reading the table…")
-def _first_rows(path: str, _changed: int) -> pd.DataFrame | None:
+def _first_rows(path: str, changed: int) -> pd.DataFrame | None:
     return first_rows(Path(path).expanduser())
 
 

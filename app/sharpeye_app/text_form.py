@@ -39,7 +39,9 @@ def show_tables(train: str, check: str) -> None:
         )
         return
     try:
-        large = any(file_stamp(Path(path).expanduser())[1] > PREVIEW_BYTES for path in (train, check) if path)
+        for path in filter(None, (train, check)):
+            check_place(path)
+        large = any(stamp_of(path)[1] > PREVIEW_BYTES for path in (train, check) if path)
         st.subheader(plain(Path(train).name))
         if large:
             st.info("A large table: it is read when the run starts.")
@@ -58,14 +60,21 @@ def examples_of(path: str) -> TextExamples:
     """The examples of a table.
 
     Raises:
-        InputError: it cannot be used, or lies outside of the roots.
+        InputError: it cannot be used.
     """
-    check_place(path)
-    return _examples(path, file_stamp(Path(path).expanduser()))
+    return _examples(path, stamp_of(path))
+
+
+def stamp_of(path: str) -> tuple[str, int, int]:
+    """What changes when a file does; raises InputError where a path is none."""
+    try:
+        return file_stamp(Path(path).expanduser())
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the table…")
-def _examples(path: str, _changed: tuple[str, int, int]) -> TextExamples:
+def _examples(path: str, changed: tuple[str, int, int]) -> TextExamples:
     return read_examples(Path(path).expanduser())
 
 

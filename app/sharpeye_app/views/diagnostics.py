@@ -12,7 +12,7 @@ from sharpeye.files import file_stamp
 from sharpeye.runs.review import Review
 from sharpeye.runs.store import get_run, store
 from sharpeye_app import data_plots, diagnostic_plots
-from sharpeye_app.parts import chosen_review, plain
+from sharpeye_app.parts import chosen_review, in_page_words, plain
 from sharpeye_app.readers import runs_over_seeds, workspace
 from sharpeye_app.submission import submit
 
@@ -43,7 +43,7 @@ def figures_of(run: str) -> pd.DataFrame:
 
 
 @st.cache_data(max_entries=8)
-def _figures(path: str, _changed: tuple[str, int, int]) -> pd.DataFrame:
+def _figures(path: str, changed: tuple[str, int, int]) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
@@ -97,9 +97,11 @@ def choose_checkpoints(review: Review, table: pd.DataFrame) -> pd.DataFrame:
     elif st.button("Compute these for two more seeds", icon=":material/add:"):
         with store(workspace()) as connection:
             config = get_run(connection, review.run).run_config()
-        for seed in (config.seed + 1, config.seed + 2):
-            first = submit(replace(config, seed=seed))
-        st.switch_page("views/run.py", query_params={"run": first})
+        try:
+            first, _ = (submit(replace(config, seed=config.seed + more)) for more in (1, 2))
+            st.switch_page("views/run.py", query_params={"run": first})
+        except InputError as error:
+            st.error(in_page_words(str(error)))
     return trajectory(table)
 
 

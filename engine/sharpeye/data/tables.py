@@ -136,6 +136,9 @@ def _json_lines(path: Path, text: str) -> pd.DataFrame:
             raise InputError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):
             raise InputError(f'{path}, line {number}: expected an object such as {{"file_name": …}}')
+        if "\\ud" in line.lower():
+            # Halves of characters that were cut apart, which no file can hold.
+            row = json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
         rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pd.DataFrame(

@@ -22,13 +22,15 @@ def trajectory(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_trajectory(trajectories: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The mean of each measure over seeds, at the checkpoints that all of them have; `NAME error` beside each
-    is the standard deviation over seeds, in place of the error of one estimate.
+    """The mean over seeds of each measure that all have, at the checkpoints that all have.
+
+    `NAME error` beside each is the standard deviation over seeds, in place of the error of one estimate.
 
     Args:
         trajectories: at least two.
     """
-    measures = [name for name in map(str, trajectories[0]) if not name.endswith(" error")]
+    known = [name for name in map(str, trajectories[0]) if not name.endswith(" error")]
+    measures = [name for name in known if all(name in one for one in trajectories)]
     groups = pd.concat([one[measures] for one in trajectories]).groupby(["phase", "epoch"], sort=False)
     shared = (groups.size() == len(trajectories)).to_numpy()
     mean, deviation = groups.mean(), groups.std().add_suffix(" error")

@@ -1,6 +1,7 @@
 """Results that runs share, by size and by when they were last read; old ones can go."""
 
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,18 +33,18 @@ def shared_results(workspace: Workspace, days: float) -> list[SharedResults]:
     since = time.time() - days * DAY_SECONDS
     found = []
     for kind, paths in kinds.items():
-        sizes = {path: path.stat() for path in paths}
-        old = tuple(path for path, state in sizes.items() if state.st_mtime < since)
+        sizes = {path: _size(path) for path in paths}
+        old = tuple(path for path in paths if path.stat().st_mtime < since)
         found.append(
-            SharedResults(
-                kind,
-                len(paths),
-                sum(state.st_size for state in sizes.values()),
-                old,
-                sum(sizes[path].st_size for path in old),
-            )
+            SharedResults(kind, len(paths), sum(sizes.values()), old, sum(sizes[path] for path in old))
         )
     return sorted(found, key=lambda one: -one.size)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all in a folder of shards."""
+    inside = path.iterdir() if path.is_dir() else (path,)
+    return sum(one.stat().st_size for one in inside)
 
 
 def drop(workspace: Workspace, results: list[SharedResults]) -> int:
@@ -58,5 +59,8 @@ def drop(workspace: Workspace, results: list[SharedResults]) -> int:
         raise InputError(f"run {busy[0]} is at work or waits: clean when it is done")
     for one in results:
         for path in one.old:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
     return sum(one.old_size for one in results)

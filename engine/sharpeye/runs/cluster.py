@@ -7,6 +7,8 @@ import logging
 import os
 import pickle
 import re
+import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+from filelock import FileLock
 from joblib import cpu_count
 
 from sharpeye.config import VERSION
@@ -33,6 +36,8 @@ CONNECT_SECONDS = 10.0
 # Images of one shard, which is what a lost node computes again: multiples of the batches in which images are
 # embedded, so that these are those of one machine. Small sets are cut into SHARDS or fewer.
 LEAST_SHARD, MOST_SHARD, SHARDS = 64, 1024, 16
+# Of a worker that dies, and of a shard in its hands: what kills its worker must end.
+MOST_TRIES = 10
 ERROR_LINE = re.compile(r"[\w.]*(Error|Exception): .+")
 
 Result = TypeVar("Result")
@@ -84,6 +89,8 @@ class Cluster:
             compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
             num_cpus=self.cpus,
             num_gpus=self.gpus,
+            max_restarts=MOST_TRIES,
+            max_task_retries=MOST_TRIES,
         )
         try:
             for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
@@ -153,23 +160,62 @@ def connected(where: str, note: Callable[[str], None]) -> Iterator[Cluster]:
     options: dict[str, Any] = {"address": where, "logging_level": logging.ERROR, "log_to_driver": False}
     if where == LOCAL:
         options |= {"num_cpus": cpu_count(), "include_dashboard": False}
+    before = signal.getsignal(signal.SIGTERM)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             ray.init(**options)
+        # Else a process that is told to end would fail, and not be started again.
+        signal.signal(signal.SIGTERM, before)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"--cluster {where}: {_explained(error, where)}") from error
     try:
         _quiet_data(ray)
-        found = ray.cluster_resources()
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        cpus, gpus = int(found.get("CPU", 0)), int(found.get("GPU", 0))
-        if not cpus:
-            raise InputError(f"--cluster {where}: it has no processors")
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus, gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
         started = "Ray was started on this machine, and ends with the run" if where == LOCAL else "Ray"
-        note(f"{started}: {nodes} nodes, {cpus} processors, {gpus} GPUs.")
-        yield Cluster(gpus or cpus, min(gpus, 1), max(1, cpus // gpus) if gpus else 1)
+        note(f"{started}: {len(nodes)} nodes, {cpus} processors, {gpus} GPUs.")
+        yield cluster_of([(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes], where)
     finally:
         ray.shutdown()
+
+
+def cluster_of(nodes: list[tuple[int, int]], where: str) -> Cluster:
+    """How shards are spread: a worker a GPU with an equal share of its node's processors, else a worker a
+    processor.
+
+    Args:
+        nodes: processors and GPUs of each.
+        where: for the message.
+
+    Raises:
+        InputError: there is no processor.
+    """
+    shares = [cpus // gpus for cpus, gpus in nodes if gpus and cpus >= gpus]
+    if shares:
+        cpus = min(shares)
+        return Cluster(sum(min(have // cpus, gpus) for have, gpus in nodes), 1, cpus)
+    workers = sum(cpus for cpus, _ in nodes)
+    if not workers:
+        raise InputError(f"--cluster {where}: it has no processors")
+    return Cluster(workers, 0, 1)
+
+
+@contextmanager
+def shard_folder(path: Path) -> Iterator[Path]:
+    """A folder for the shards of a file, which one process at a time works on; see `remove_shards`."""
+    folder = _shards(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        yield folder
+
+
+def remove_shards(path: Path) -> None:
+    """Remove the shards of a file that is there now."""
+    shutil.rmtree(_shards(path), ignore_errors=True)
+
+
+def _shards(path: Path) -> Path:
+    return path.with_name(path.name + ".shards")
 
 
 def sharded(
@@ -188,7 +234,7 @@ def sharded(
         cluster: that computes.
         work: what it computes.
         rows: of the source, (N,).
-        folder: of the files; remove it when the results are put together.
+        folder: of the files, see `shard_folder`.
         save: writes a result to a path.
         load: reads it back.
         report: called with (images done, images in all).
@@ -228,11 +274,13 @@ def check_cluster(where: str) -> None:
 
 
 def _explained(error: Exception, where: str) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
     if "ersion mismatch" in text:
         return f"another version runs there; install the same one ({text[:300]})"
     if where == AUTO:
         return "no cluster is found; begin one with `ray start --head`, or give --cluster local"
+    if "raylet" in text:
+        return "this machine is no node of it; make it one with `ray start --address " + where + "`"
     return text.split(". ")[0]
 
 

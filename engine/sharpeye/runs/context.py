@@ -2,17 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 
 from sharpeye.config import RunConfig
 from sharpeye.errors import is_out_of_memory
 from sharpeye.progress import Progress, Report
+from sharpeye.runs.cluster import Cluster
 from sharpeye.runs.workspace import Workspace
-
-if TYPE_CHECKING:
-    from sharpeye.runs.cluster import Cluster
 
 Note = Callable[[str], None]
 T = TypeVar("T")
@@ -32,7 +30,7 @@ class Execution:
     device: torch.device
     report: Report
     note: Note
-    cluster: "Cluster | None" = None
+    cluster: Cluster | None = None
 
     def start(self, stage: str) -> None:
         """Report that a stage begins, which says nothing of its length."""

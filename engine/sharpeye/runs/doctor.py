@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -153,9 +154,20 @@ def file_problem(path: Path, whole: bool = True) -> str:
         return safetensors_problem(path)
     if path.suffix == ".parquet":
         return parquet_problem(path, whole)
+    if path.suffix == ".npy":
+        return npy_problem(path)
     if path.suffix == ".f16" and (path.stat().st_size == 0 or path.stat().st_size % 2):
         return "it is cut off"
     return ""
+
+
+def npy_problem(path: Path) -> str:
+    """Whether an array is as long as its header says."""
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+        return ""
+    except (OSError, ValueError, EOFError) as error:
+        return str(error).splitlines()[0]
 
 
 def safetensors_problem(path: Path) -> str:

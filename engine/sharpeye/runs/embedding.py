@@ -1,11 +1,9 @@
 """The stage that turns images into features of a frozen network, once for all runs on the same images."""
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,12 +15,11 @@ from sharpeye.data.remote import is_address
 from sharpeye.files import replacing
 from sharpeye.progress import ImageReport, image_report
 from sharpeye.runs.artifacts import save_npy
+from sharpeye.runs.cluster import Cluster, remove_shards, shard_folder, sharded
 from sharpeye.runs.context import RunContext, with_smaller_batches
 from sharpeye.runs.stages import EMBED
+from sharpeye.specs import TrustedList
 from sharpeye.training.features import build_encoder, features_of, open_features, write_features
-
-if TYPE_CHECKING:
-    from sharpeye.runs.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,8 @@ def embedded(context: RunContext, source: Source, images: LabeledImages) -> Labe
         encoder = build_encoder(
             config.model, str(config.weights), config.data.image_size, config.mirror, device
         )
-        needed = 2 * encoder.width * len(images)
+        # On a cluster, the shards and what they are put together to lie there at a time.
+        needed = (4 if execution.cluster else 2) * encoder.width * len(images)
         check_room(path.parent, needed, f"{images.name}: the features", "--limit")
         rows, report = source_rows(images), image_report(EMBED, execution.report)
         if execution.cluster is None:
@@ -98,21 +96,26 @@ def embedded(context: RunContext, source: Source, images: LabeledImages) -> Labe
 
 
 def embed_on_cluster(
-    cluster: "Cluster", work: Embedding, rows: np.ndarray, path: Path, report: ImageReport
+    cluster: Cluster, work: Embedding, rows: np.ndarray, path: Path, report: ImageReport
 ) -> None:
     """Write what `write_features` does, from shards that the nodes of a cluster compute."""
-    from sharpeye.runs.cluster import sharded
-
-    shards = path.with_name(path.name + ".shards")
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        for features in sharded(cluster, work, rows, shards, save_npy, np.load, report):
-            file.write(features.tobytes())
-    shutil.rmtree(shards)
+    with shard_folder(path) as folder:
+        if path.exists():
+            return
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            for features in sharded(cluster, work, rows, folder, save_npy, np.load, report):
+                file.write(features.tobytes())
+    remove_shards(path)
 
 
 def node_paths(config: RunConfig) -> tuple[Path, ...]:
-    """What a configuration names on this machine, which every node must have."""
-    places = (Path(place).expanduser() for place in config.places if not is_address(place))
+    """What a configuration names on this machine, and every node must have to read images."""
+    data, lists = config.data, {config.data.confirmed}
+    if isinstance(data.validation, TrustedList):
+        lists.add(data.validation.path)
+    places = (
+        Path(place).expanduser() for place in config.places if place not in lists and not is_address(place)
+    )
     return tuple(place for place in places if place.exists())
 
 

@@ -6,11 +6,9 @@ A stage whose artifact exists is not computed again.
 import copy
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -39,6 +37,7 @@ from sharpeye.influence.noise_posterior import REFINED_RELIANCE, RELIANCE, Noise
 from sharpeye.influence.trajectory import TrajectoryContext
 from sharpeye.progress import Progress, Report, image_report, timed
 from sharpeye.runs.artifacts import cached
+from sharpeye.runs.cluster import connected
 from sharpeye.runs.context import Execution, Note, RunContext
 from sharpeye.runs.diagnosis import ScoredRun, write_canaries, write_figures
 from sharpeye.runs.embedding import embedded
@@ -59,9 +58,6 @@ from sharpeye.specs import NoValidation, TrustedList
 from sharpeye.training.budgets import ENSEMBLES, EnsemblePlan
 from sharpeye.training.devices import peak_memory_mb, select_device, watched_memory
 from sharpeye.training.models import input_size
-
-if TYPE_CHECKING:
-    from sharpeye.runs.cluster import Cluster
 
 LEAST_PROBABILITY = 1e-3
 # Classes of highest posterior that are kept of each image.
@@ -109,7 +105,8 @@ def execute(
     Raises:
         InputError: whatever is wrong with the input.
     """
-    with on_cluster(config.cluster, note) as cluster:
+    # Only where a cluster is wanted is Ray needed.
+    with connected(config.cluster, note) if config.cluster else nullcontext() as cluster:
         execution = Execution(select_device(device_name), report, note, cluster)
         return compute(RunContext(config, workspace, execution), row)
 
@@ -181,18 +178,6 @@ def compute(context: RunContext, row: RunRow) -> RunResult:
     if FIGURES in stages:
         write_figures(context, scored)
     return result
-
-
-@contextmanager
-def on_cluster(where: str | None, note: Note) -> Iterator["Cluster | None"]:
-    """Yield a connection to a cluster, or None where everything is computed here: then Ray is not needed."""
-    if where is None:
-        yield None
-        return
-    from sharpeye.runs.cluster import connected
-
-    with connected(where, note) as cluster:
-        yield cluster
 
 
 @dataclass(frozen=True)

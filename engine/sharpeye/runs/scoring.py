@@ -1,11 +1,10 @@
 """The stages at a minimum of the validation risk: its curvature, and the evaluation of images there."""
 
 import copy
-import shutil
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from sharpeye.influence.base import Evaluation, MinimumKind
 from sharpeye.influence.evaluation import evaluate, joined_evaluation, mean_evaluation
 from sharpeye.progress import ImageReport, image_report
 from sharpeye.runs.artifacts import artifact_path, cached, load_array, save_array
+from sharpeye.runs.cluster import Cluster, remove_shards, shard_folder, sharded
 from sharpeye.runs.context import Execution, RunContext, with_smaller_batches
 from sharpeye.runs.networks import Minimum
 from sharpeye.runs.stages import (
@@ -29,9 +29,6 @@ from sharpeye.runs.stages import (
 )
 from sharpeye.training.batches import read_batches
 from sharpeye.training.models import Classifier
-
-if TYPE_CHECKING:
-    from sharpeye.runs.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,8 @@ def _evaluation_at(
         at = inputs.curvature
         report = image_report(score_stage(kind), execution.report)
         if execution.cluster is not None:
-            return score_on_cluster(execution.cluster, context, inputs, curvature, report)
+            with shard_folder(path) as folder:
+                return score_on_cluster(execution.cluster, inputs, curvature, folder, report)
 
         def attempt(divisor: int) -> Evaluation:
             return evaluate(
@@ -161,7 +159,10 @@ def _evaluation_at(
 
         return with_smaller_batches(attempt, execution.note)
 
-    return cached(context, "evaluation", inputs, score, save_evaluation, load_evaluation)
+    path = artifact_path(context, "evaluation", inputs)
+    evaluation = cached(context, "evaluation", inputs, score, save_evaluation, load_evaluation)
+    remove_shards(path)
+    return evaluation
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,13 @@ class Scoring:
     Attributes:
         images: opens them there.
         paths: of their files.
-        curvature: its state, by name.
-        inputs: what else decides the result; without images.
+        labels: given labels, (N,).
+        classes: candidate classes, (N, k); None chooses them there.
+        model: at the minimum.
+        curvature: its kind, and its state by name.
+        parameters: what the influence is taken over.
+        all_candidates: whether every candidate label is scored.
+        mirrored: whether the mean over mirrored views is taken.
     """
 
     images: Callable[[], Images]
@@ -211,15 +217,14 @@ class Scoring:
 
 
 def score_on_cluster(
-    cluster: "Cluster",
-    context: RunContext,
+    cluster: Cluster,
     inputs: EvaluationInputs,
     curvature: Curvature,
+    folder: Path,
     report: ImageReport,
 ) -> Evaluation:
     """The evaluation of images at a minimum, from shards that the nodes of a cluster compute."""
-    from sharpeye.runs.cluster import sharded
-
+    started = time.monotonic()
     at, images = inputs.curvature, inputs.images
     work = Scoring(
         reopening(images.images),
@@ -232,11 +237,9 @@ def score_on_cluster(
         inputs.candidates,
         inputs.mirror,
     )
-    shards = artifact_path(context, "evaluation", inputs, ".shards")
     rows = np.arange(len(images))
-    parts = list(sharded(cluster, work, rows, shards, save_evaluation, load_evaluation, report))
-    shutil.rmtree(shards)
-    return joined_evaluation(parts, rows)
+    parts = list(sharded(cluster, work, rows, folder, save_evaluation, load_evaluation, report))
+    return replace(joined_evaluation(parts, rows), seconds=time.monotonic() - started)
 
 
 def network_features(context: RunContext, minimum: Minimum, images: LabeledImages) -> np.ndarray:

@@ -6,6 +6,7 @@ Every shard that a node computes is a line in FOLDER/log: the number of its firs
 """
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from sharpeye.runs.artifacts import save_npy
-from sharpeye.runs.cluster import connected, sharded
+from sharpeye.runs.cluster import connected, remove_shards, shard_folder, sharded
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Doubling:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return (self.folder,)
+        return (self.folder / "data",)
 
     def begin(self, device: object) -> Callable[[np.ndarray], np.ndarray]:
         def compute(rows: np.ndarray) -> np.ndarray:
@@ -39,17 +40,15 @@ class Doubling:
 
 
 def main(address: str, folder: Path, rows: int) -> None:
-    with connected(address, print) as cluster:
+    doubled = folder / "doubled.npy"
+    with connected(address, print) as cluster, shard_folder(doubled) as shards:
+        # Ray has taken this signal over, and given it back.
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         parts = sharded(
-            cluster,
-            Doubling(folder),
-            np.arange(rows),
-            folder / "shards",
-            save_npy,
-            np.load,
-            lambda done, total: None,
+            cluster, Doubling(folder), np.arange(rows), shards, save_npy, np.load, lambda done, total: None
         )
-        save_npy(np.concatenate(list(parts)), folder / "doubled.npy")
+        save_npy(np.concatenate(list(parts)), doubled)
+    remove_shards(doubled)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from sharpeye.data.dataset import JoinedImages, SelectedImages, reopening
 from sharpeye.errors import InputError
 from sharpeye.influence.evaluation import evaluate, joined_evaluation
 from sharpeye.runs import cluster
-from sharpeye.runs.cluster import check_cluster
+from sharpeye.runs.cluster import Cluster, check_cluster, cluster_of
+from sharpeye.runs.embedding import node_paths
 from sharpeye.runs.scoring import Scoring
 from sharpeye.training.models import small_network
 from tests.engine.runs import cluster_driver
@@ -60,6 +61,8 @@ def nodes() -> Iterator[Nodes]:
 
 
 def driver(nodes: Nodes, folder: Path) -> "subprocess.Popen[str]":
+    if not (folder / "data").is_symlink():
+        (folder / "data").mkdir(exist_ok=True)
     command = [sys.executable, str(Path(cluster_driver.__file__)), nodes.address, str(folder), str(ROWS)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -163,6 +166,7 @@ def test_images_are_scored_elsewhere_as_here(tmp_path: Path, chosen: bool) -> No
 
 
 def test_what_is_started_here_ends_here(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     command = [sys.executable, str(Path(cluster_driver.__file__)), "local", str(tmp_path), "128"]
     said = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=True).stdout
     assert said.startswith("Ray was started on this machine, and ends with the run: 1 nodes")
@@ -175,10 +179,45 @@ def test_what_is_started_here_ends_here(tmp_path: Path) -> None:
 
 
 def test_a_node_without_the_data_is_named(nodes: Nodes, tmp_path: Path) -> None:
-    running = driver(nodes, tmp_path / "not-there")
+    (tmp_path / "data").symlink_to(tmp_path / "elsewhere")
+    running = driver(nodes, tmp_path)
     said, _ = running.communicate(timeout=WAIT)
     assert f"InputError: node {nodes.address.split(':')[0]}" in said
-    assert f"has no {tmp_path / 'not-there'}; every node needs it at the same place" in said
+    assert f"has no {tmp_path / 'data'}; every node needs it at the same place" in said
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "gpus", "cpus"),
+    [
+        ([(4, 0), (2, 0)], 6, 0, 1),
+        ([(16, 2), (16, 2)], 4, 1, 8),
+        # A head without a GPU takes no part, and the node with fewest processors a GPU sets the share.
+        ([(8, 0), (8, 1), (8, 1)], 2, 1, 8),
+        ([(8, 1), (8, 4)], 5, 1, 2),
+        # More GPUs than processors.
+        ([(2, 4)], 2, 0, 1),
+    ],
+)
+def test_workers_fit_the_nodes(machines: list[tuple[int, int]], workers: int, gpus: int, cpus: int) -> None:
+    assert cluster_of(machines, "auto") == Cluster(workers, gpus, cpus)
+
+
+def test_a_cluster_without_processors_is_refused() -> None:
+    with pytest.raises(InputError, match="it has no processors"):
+        cluster_of([(0, 1)], "auto")
+
+
+def test_nodes_need_the_images_and_no_lists(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    train = make_folder("train", 4)
+    (tmp_path / "trusted.csv").write_text("id,label\n")
+    weights = tmp_path / "weights.pt"
+    weights.touch()
+    config = RunConfig.of(str(train), validation=f"ids:{tmp_path / 'trusted.csv'}", weights=str(weights))
+    assert set(node_paths(config)) == {train, weights}
+    both = RunConfig.of(
+        str(train), validation=str(make_folder("check", 2)), confirmed=str(tmp_path / "trusted.csv")
+    )
+    assert set(node_paths(both)) == {train, tmp_path / "check"}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import sharpeye
 from sharpeye.commands.cli import main
 from sharpeye.errors import InputError
 from sharpeye.runs import store
+from sharpeye.runs.artifacts import save_npy
 from sharpeye.runs.backups import KEPT, back_up, copies, database_problem
 from sharpeye.runs.decisions import Decision, current_decisions, decide
 from sharpeye.runs.doctor import examine
@@ -33,6 +34,7 @@ def sound(tmp_path: Path) -> tuple[Workspace, str]:
     workspace.artifacts.mkdir(exist_ok=True)
     save_file({"a": np.arange(10.0)}, workspace.artifact("losses", "0a", ".safetensors"))
     workspace.artifact("features", "0b", ".f16").write_bytes(bytes(64))
+    save_npy(np.arange(100.0), workspace.artifact("gradients", "0c", ".npy"))
     with store.store(workspace) as connection:
         decide(connection, "dataset", run, "ann", [Decision("a", "keep", "x", "x")])
         back_up(connection, workspace)
@@ -57,6 +59,7 @@ DAMAGES: dict[str, Callable[[Workspace, str], None]] = {
     "a shared result is cut off": lambda w, r: cut(w.artifact("losses", "0a", ".safetensors")),
     "its header is overwritten": lambda w, r: scribble(w.artifact("losses", "0a", ".safetensors")),
     "features are cut off": lambda w, r: os.truncate(w.artifact("features", "0b", ".f16"), 33),
+    "gradients are cut off": lambda w, r: cut(w.artifact("gradients", "0c", ".npy")),
     "decoded pixels are cut off": lambda w, r: cut(next(w.decoded.glob("*/images.u8"))),
     "a decoded table is overwritten": lambda w, r: scribble(next(w.decoded.glob("*/table.parquet"))),
     "scores are cut off": lambda w, r: cut(w.run(r).scores),
@@ -167,7 +170,11 @@ def test_old_results_are_listed_and_dropped(sound: tuple[Workspace, str]) -> Non
         workspace.artifact("features", "0b", ".f16"),
     )
     save_file({"a": np.arange(1000.0)}, old)
-    os.utime(old, (1, 1))
+    shards = workspace.artifact("features", "0123456789ab", ".f16.shards")
+    shards.mkdir()
+    (shards / "000000").write_bytes(bytes(4000))
+    for one in (old, shards):
+        os.utime(one, (1, 1))
     root = str(workspace.root)
     listed = CliRunner().invoke(main, ["clean", "--workspace", root], input="n\n")
     assert listed.exit_code == 1
@@ -176,6 +183,7 @@ def test_old_results_are_listed_and_dropped(sound: tuple[Workspace, str]) -> Non
     dropped = CliRunner().invoke(main, ["clean", "--yes", "--workspace", root])
     assert dropped.exit_code == 0, dropped.output
     assert not old.exists()
+    assert not shards.exists()
     assert new.exists()
     assert "nothing is older" in CliRunner().invoke(main, ["clean", "--workspace", root]).output
     with store.store(workspace) as connection:

@@ -208,6 +208,19 @@ def test_chats_and_texts_with_a_prompt_are_read(tmp_path: Path) -> None:
     assert (found.completions, found.classes) == (("4",), ("sum",))
 
 
+def test_characters_that_were_cut_apart_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "emoji.jsonl"
+    lines = (
+        r'{"prompt": "a \ud83d\ude00", "completion": "b \ud83d"}',
+        r'{"prompt": "c", "completion": "\\ud"}',
+    )
+    path.write_text("\n".join(lines))
+    examples = read_examples(path)
+    assert examples.prompts == ("a 😀", "c")
+    assert examples.completions == ("b ?", r"\ud")
+    assert inspect_examples(examples, None).repeated == 0
+
+
 def test_what_stands_there_twice_is_counted() -> None:
     training = TextExamples(
         ("a", "b", "c", "d"),
