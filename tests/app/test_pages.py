@@ -137,6 +137,30 @@ def test_diagnostics_offer_the_figures_and_show_them(review: Review) -> None:
         assert not at.exception
 
 
+def test_text_is_read_again_when_its_file_changes(empty: Workspace, tmp_path: Path) -> None:
+    table = tmp_path / "train.csv"
+    at = opened("data")
+    at.selectbox(key="kind").set_value("text").run()
+    for count in (3, 5):
+        table.write_text("prompt,completion\n" + "a,b\n" * count)
+        at.text_input(key="text-train").set_value(str(table)).run()
+        assert not at.exception
+        assert at.metric[0].value == str(count)
+    assert any("4 with the prompt and completion of an earlier one" in line.value for line in at.markdown)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [("~nobody-here/train.jsonl", "home"), ("/not/there.jsonl", "there"), ("a\0b.jsonl", "null")],
+)
+def test_text_that_cannot_be_read_is_one_line(empty: Workspace, path: str, says: str) -> None:
+    at = opened("data")
+    at.selectbox(key="kind").set_value("text").run()
+    at.text_input(key="text-train").set_value(path).run()
+    assert not at.exception
+    assert says in at.error[0].value
+
+
 def test_figures_are_shown_over_seeds(review: Review) -> None:
     write_figures(workspace(), review.run)
     at = opened("diagnostics")
