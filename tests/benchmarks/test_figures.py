@@ -76,9 +76,9 @@ def test_figures(tmp_path: Path) -> None:
     for _, row in mean.sort_values(
         "phase", key=lambda column: column.map(PHASES.index), kind="stable"
     ).iterrows():
-        cells = [f"{row[name]:.3f} ± {row[f'{name} error']:.3f}" for name in MEASURES]
+        cells = [f"{row[name]:.2f}±{row[f'{name} error']:.2f}" for name in MEASURES]
         for method in METHODS:
             auc, error = (100 * row[f"auc {method}{end}"] for end in ("", " error"))
-            cells.append("–" if np.isnan(auc) else f"{auc:.1f} ± {error:.1f}")
+            cells.append("–" if np.isnan(auc) else f"{auc:.1f}±{error:.1f}")
         table.add_row(f"{row['phase']} {row['epoch']}", *cells)
     publish("figures", mean.to_dict("records"), table, correlations(several))
