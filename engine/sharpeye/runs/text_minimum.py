@@ -254,7 +254,7 @@ def stored_gradients(
     model, seed = context.model, context.config.seed
     kind = f"sampled {sample}" if sample else "loss"
 
-    def shard(first: int, divisor: int) -> np.ndarray:
+    def shard(first: int, divisor: int) -> Path:
         inputs = GradientInputs(context.identity, Path(checkpoint).name, examples, kind, seed, first)
 
         def compute(inputs: GradientInputs, execution: Execution) -> np.ndarray:
@@ -269,9 +269,10 @@ def stored_gradients(
                 lambda done, _: report(first + done, len(encoded)),
             )
 
-        return cached(context, "lora gradients", inputs, compute, save_npy, map_table, ".npy")
+        cached(context, "lora gradients", inputs, compute, save_npy, map_table, ".npy")
+        return artifact_path(context, "lora gradients", inputs, ".npy")
 
-    def shards(divisor: int) -> tuple[np.ndarray, ...]:
+    def shards(divisor: int) -> tuple[Path, ...]:
         return tuple(shard(first, divisor) for first in range(0, len(encoded), SHARD))
 
     return StoredGradients(with_smaller_batches(shards, context.execution.note), model.shapes)

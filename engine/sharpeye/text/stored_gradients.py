@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,24 +18,25 @@ class StoredGradients:
     """Gradients of examples, one row each.
 
     Attributes:
-        tables: of `gradient_table`, one after the other; may be memory-mapped.
+        tables: of `gradient_table`, one after the other, in memory or in files. A file is open only while it
+            is read, since there may be many, and so that its pages leave memory.
         shapes: of the matrices that a gradient holds one after the other, by name, (O, I) each.
     """
 
-    tables: tuple[np.ndarray, ...]
+    tables: tuple[np.ndarray | Path, ...]
     shapes: dict[str, tuple[int, int]]
 
     def __len__(self) -> int:
-        return sum(map(len, self.tables))
+        return sum(len(table) for table in self._opened())
 
     def column(self, name: str) -> np.ndarray:
         """A number of each example: `norm`, ‖g_i‖, or `loss`, (N,)."""
-        return np.concatenate([table[name] for table in self.tables])
+        return np.concatenate([table[name] for table in self._opened()])
 
     def rows(self, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of gradients, (at most BLOCK, D), with their places."""
         first = 0
-        for table in self.tables:
+        for table in self._opened():
             for start in range(0, len(table), BLOCK):
                 gradients = _gradients(table, slice(start, start + BLOCK), slice(None), device)
                 yield slice(first + start, first + start + len(gradients)), gradients
@@ -45,12 +47,19 @@ class StoredGradients:
         start = 0
         for name, (out, inside) in self.shapes.items():
             columns = slice(start, start + out * inside)
-            yield name, torch.cat([_gradients(table, slice(None), columns, device) for table in self.tables])
+            yield (
+                name,
+                torch.cat([_gradients(table, slice(None), columns, device) for table in self._opened()]),
+            )
             start += out * inside
 
     def whole(self, device: torch.device) -> Tensor:
         """All gradients, (N, D), where they are few."""
         return torch.cat([block for _, block in self.rows(device)])
+
+    def _opened(self) -> Iterator[np.ndarray]:
+        for table in self.tables:
+            yield np.load(table, mmap_mode="r") if isinstance(table, Path) else table
 
 
 def gradient_table(gradients: Gradients, losses: Tensor) -> np.ndarray:
@@ -66,9 +75,6 @@ def gradient_table(gradients: Gradients, losses: Tensor) -> np.ndarray:
 
 
 def _gradients(table: np.ndarray, rows: slice, columns: slice, device: torch.device) -> Tensor:
-    if isinstance(table, np.memmap) and table.filename is not None:
-        # By a mapping of its own, so that its pages leave memory with it.
-        table = np.memmap(table.filename, table.dtype, "r", table.offset, table.shape)
     part = table[rows]
     unit = torch.from_numpy(np.array(part["unit"][:, columns])).to(device).float()
     width = table.dtype["unit"].shape[0]

@@ -10,7 +10,6 @@ from torch import Tensor
 from sharpeye.curvature.gradients import LayerGradients
 from sharpeye.curvature.kronecker import KroneckerCurvature
 from sharpeye.runs.artifacts import save_npy
-from sharpeye.runs.text_minimum import map_table
 from sharpeye.text.examples import read_examples
 from sharpeye.text.gradients import fisher_batches, gradient_batches, residuals, sampled_fisher
 from sharpeye.text.influence import (
@@ -199,7 +198,7 @@ def test_gradients_in_files_are_those_in_memory(tmp_path: Path) -> None:
     table = gradient_table(gradients, torch.arange(150.0))
     for number, first in enumerate((0, 70)):
         save_npy(table[first : first + 70 + 10 * number], tmp_path / f"{number}.npy")
-    kept = StoredGradients((map_table(tmp_path / "0.npy"), map_table(tmp_path / "1.npy")), shapes)
+    kept = StoredGradients((tmp_path / "0.npy", tmp_path / "1.npy"), shapes)
     wanted = torch.cat([part.flatten(1) for part in parts], 1)
     close = {"rtol": 1e-3, "atol": 1e-6}
     torch.testing.assert_close(kept.whole(torch.device("cpu")), wanted, **close)
