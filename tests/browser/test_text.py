@@ -40,10 +40,13 @@ def test_from_a_table_to_cleaned_examples(browser: Browser, tmp_path: Path) -> N
         page.get_by_role("option").nth(2).click()
         # Keys go to the search field until something else is clicked.
         page.get_by_text("The model, before training").click()
+        app_root = page.get_by_test_id("stApp")
+        expect(app_root).to_have_attribute("data-test-script-state", "notRunning", timeout=WAIT)
         names = []
         for place, key in ((1, "d"), (2, "k"), (3, "s")):
             said = page.get_by_text(re.compile(rf"^{place} of 60 · train"))
             expect(said).to_be_visible(timeout=WAIT)
+            expect(app_root).to_have_attribute("data-test-script-state", "notRunning", timeout=WAIT)
             names.append(re.findall(r"train-\d+", said.inner_text())[0])
             page.keyboard.press(key)
         expect(page.get_by_text("Decided: 1 dropped, 1 kept, 1 skipped.")).to_be_visible(timeout=WAIT)
