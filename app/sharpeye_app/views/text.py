@@ -162,6 +162,8 @@ def show_example(
 
     def act(kind: str) -> Callable[[], None]:
         def callback() -> None:
+            if st.session_state.get("text-seen") != name:
+                return  # pressed while another example was still shown
             text = st.session_state.get(f"text-edit-{review.run}-{name}", edited)
             try:
                 review.decide(name, kind, who, text if kind == "edit" else None)
@@ -296,3 +298,5 @@ with right:
     at = focus(review, order, f"{shown} {asked.prompt} {asked.completion}")
     show_example(review, made, at, order, asked, who)
     show_list(review, made, order, asked)
+    # A key that comes before this point was meant for what was shown before.
+    st.session_state["text-seen"] = str(review.training["id"].iloc[order[at]])
