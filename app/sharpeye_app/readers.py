@@ -46,10 +46,10 @@ def runs_over_seeds(run: str) -> dict[int, RunRow]:
 
     rows = [row for row in reviewable_runs() if workspace().run(row.id).diagnostics.exists()]
     own = next(row for row in rows if row.id == run)
-    alike = {}
+    wanted, alike = choices(own), {}
     for row in rows[::-1]:
         with suppress(InputError):  # of another version, or damaged
-            if choices(row) == choices(own):
+            if choices(row) == wanted:
                 alike[row.run_config().seed] = row
     return dict(sorted((alike | {own.run_config().seed: own}).items()))
 

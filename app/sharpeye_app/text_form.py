@@ -39,9 +39,10 @@ def show_tables(train: str, check: str) -> None:
         )
         return
     try:
-        for path in filter(None, (train, check)):
+        paths = [path for path in (train, check) if path]
+        for path in paths:
             check_place(path)
-        large = any(stamp_of(path)[1] > PREVIEW_BYTES for path in (train, check) if path)
+        large = any(stamp_of(path)[1] > PREVIEW_BYTES for path in paths)
         st.subheader(plain(Path(train).name))
         if large:
             st.info("A large table: it is read when the run starts.")

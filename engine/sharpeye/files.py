@@ -63,7 +63,15 @@ def sweep(folder: Path) -> None:
     with suppress(OSError):  # others work in that folder, too
         for path in [path for path in folder.rglob(".*.tmp") if TEMPORARY.fullmatch(path.name)]:
             if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, as far as it is there and can be removed."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> Path:

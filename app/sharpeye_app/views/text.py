@@ -250,12 +250,11 @@ def show_quality(review: TextReview) -> None:
 
 
 runs = text_runs()
-if not runs:
-    st.info("No run on text yet: choose prompts and completions on the Data page.")
 st.page_link(
     "views/data.py", label="New run on text", icon=":material/add:", query_params={"kind": SOURCES[TEXT]}
 )
 if not runs:
+    st.info("No run on text yet: choose prompts and completions on the Data page.")
     st.stop()
 chosen = chosen_run(runs, "chosen_text_run")
 row = next(row for row in runs if row.id == chosen)

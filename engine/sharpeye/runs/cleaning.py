@@ -1,12 +1,12 @@
 """Results that runs share, by size and by when they were last read; old ones can go."""
 
 import re
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from sharpeye.errors import InputError
+from sharpeye.files import remove
 from sharpeye.runs.store import FINISHED, list_runs, store
 from sharpeye.runs.workspace import Workspace
 
@@ -59,8 +59,5 @@ def drop(workspace: Workspace, results: list[SharedResults]) -> int:
         raise InputError(f"run {busy[0]} is at work or waits: clean when it is done")
     for one in results:
         for path in one.old:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path)
     return sum(one.old_size for one in results)

@@ -7,7 +7,6 @@ import logging
 import os
 import pickle
 import re
-import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -22,11 +21,8 @@ from joblib import cpu_count
 
 from sharpeye.config import VERSION
 from sharpeye.errors import InputError
-from sharpeye.files import replacing
+from sharpeye.files import remove, replacing
 from sharpeye.progress import ImageReport
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     import torch
@@ -169,12 +165,15 @@ def connected(where: str, note: Callable[[str], None]) -> Iterator[Cluster]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"--cluster {where}: {_explained(error, where)}") from error
     try:
-        _quiet_data(ray)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cpus, gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
+        # Ray Data without its own progress bars and log lines.
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive]
+        cpus, gpus = map(sum, zip(*nodes, strict=True))
         started = "Ray was started on this machine, and ends with the run" if where == LOCAL else "Ray"
         note(f"{started}: {len(nodes)} nodes, {cpus} processors, {gpus} GPUs.")
-        yield cluster_of([(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes], where)
+        yield cluster_of(nodes, where)
     finally:
         ray.shutdown()
 
@@ -211,7 +210,7 @@ def shard_folder(path: Path) -> Iterator[Path]:
 
 def remove_shards(path: Path) -> None:
     """Remove the shards of a file that is there now."""
-    shutil.rmtree(_shards(path), ignore_errors=True)
+    remove(_shards(path))
 
 
 def _shards(path: Path) -> Path:
@@ -282,12 +281,6 @@ def _explained(error: Exception, where: str) -> str:
     if "raylet" in text:
         return "this machine is no node of it; make it one with `ray start --address " + where + "`"
     return text.split(". ")[0]
-
-
-def _quiet_data(ray: "Any") -> None:
-    """Ray Data without its own progress bars and log lines."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _has_gpu() -> bool:

@@ -19,12 +19,12 @@ from sharpeye.runs.cluster import Cluster, remove_shards, shard_folder, sharded
 from sharpeye.runs.context import RunContext, with_smaller_batches
 from sharpeye.runs.stages import EMBED
 from sharpeye.specs import TrustedList
-from sharpeye.training.features import build_encoder, features_of, open_features, write_features
+from sharpeye.training.features import Encoder, build_encoder, features_of, open_features, write_features
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """What a node of a cluster does: embed rows of a source, see `features_of`."""
+    """Rows of a source on their way through a frozen network, here or on a node of a cluster."""
 
     source: Source
     paths: tuple[Path, ...]
@@ -33,8 +33,12 @@ class Embedding:
     side: int | None
     mirrored: bool
 
+    def encoder(self, device: torch.device) -> Encoder:
+        """The network; raises InputError where it cannot be had."""
+        return build_encoder(self.model, self.weights, self.side, self.mirrored, device)
+
     def begin(self, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
-        encoder = build_encoder(self.model, self.weights, self.side, self.mirrored, device)
+        encoder = self.encoder(device)
 
         def embed(rows: np.ndarray) -> np.ndarray:
             def attempt(divisor: int) -> np.ndarray:
@@ -68,9 +72,9 @@ def embedded(context: RunContext, source: Source, images: LabeledImages) -> Labe
     if not path.exists():
         device = execution.device
         execution.start(EMBED)
-        encoder = build_encoder(
-            config.model, str(config.weights), config.data.image_size, config.mirror, device
-        )
+        places, side = node_paths(config), config.data.image_size
+        work = Embedding(source, places, config.model, str(config.weights), side, config.mirror)
+        encoder = work.encoder(device)
         # On a cluster, the shards and what they are put together to lie there at a time.
         needed = (4 if execution.cluster else 2) * encoder.width * len(images)
         check_room(path.parent, needed, f"{images.name}: the features", "--limit")
@@ -82,14 +86,6 @@ def embedded(context: RunContext, source: Source, images: LabeledImages) -> Labe
 
             with_smaller_batches(attempt, execution.note)
         else:
-            work = Embedding(
-                source,
-                node_paths(config),
-                config.model,
-                str(config.weights),
-                config.data.image_size,
-                config.mirror,
-            )
             embed_on_cluster(execution.cluster, work, rows, path, report)
     os.utime(path)
     return replace(images, images=open_features(path, len(images)))

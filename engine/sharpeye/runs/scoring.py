@@ -138,9 +138,6 @@ def _evaluation_at(
     def score(inputs: EvaluationInputs, execution: Execution) -> Evaluation:
         at = inputs.curvature
         report = image_report(score_stage(kind), execution.report)
-        if execution.cluster is not None:
-            with shard_folder(path) as folder:
-                return score_on_cluster(execution.cluster, inputs, curvature, folder, report)
 
         def attempt(divisor: int) -> Evaluation:
             return evaluate(
@@ -159,8 +156,17 @@ def _evaluation_at(
 
         return with_smaller_batches(attempt, execution.note)
 
+    cluster = context.execution.cluster
+    if cluster is None:
+        return cached(context, "evaluation", inputs, score, save_evaluation, load_evaluation)
     path = artifact_path(context, "evaluation", inputs)
-    evaluation = cached(context, "evaluation", inputs, score, save_evaluation, load_evaluation)
+
+    def score_there(inputs: EvaluationInputs, execution: Execution) -> Evaluation:
+        report = image_report(score_stage(kind), execution.report)
+        with shard_folder(path) as folder:
+            return score_on_cluster(cluster, inputs, curvature, folder, report)
+
+    evaluation = cached(context, "evaluation", inputs, score_there, save_evaluation, load_evaluation)
     remove_shards(path)
     return evaluation
 
