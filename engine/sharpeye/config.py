@@ -161,8 +161,8 @@ class RunConfig:
         mirror: a mirrored image keeps its label (false for digits and text).
         figures: also compute the figures of the Diagnostics page, which takes minutes.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-        cluster: None computes on this machine; `local`, `auto` or HOST:PORT names a Ray cluster that embeds
-            and scores, see `sharpeye.runs.cluster`.
+        cluster: None computes on this machine; `local`, `auto` or HOST:PORT names a Ray cluster that embeds,
+            trains and scores, see `sharpeye.runs.cluster`.
         seed: seed of weights, order, augmentation and noise.
     """
 

@@ -1,11 +1,12 @@
-"""What a Ray cluster costs beside a plain loop over the same shards: features drawn by a seeded generator, so
-that the way to the nodes and back is measured and not a network.
+"""What a Ray cluster costs beside a plain loop over the same shards: JPEG images are decoded, and features
+drawn for them by a seeded generator, so that the way to the nodes and back is measured and not a network.
 
     pytest -m benchmark tests/benchmarks/test_cluster.py -s
 
 Prints a table and writes .benchmarks/cluster.json. SHARPEYE_IMAGES sets the most images (1,000,000).
 """
 
+import io
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from rich.table import Table
 
 from sharpeye.runs.artifacts import save_npy
@@ -23,23 +25,37 @@ from sharpeye.runs.cluster import Cluster, connected, cut, sharded
 from tests.benchmarks.reporting import publish
 
 IMAGES = int(os.environ.get("SHARPEYE_IMAGES", "1000000"))
-WIDTH, SIDE = 1280, 24
+WIDTH, SIDE, KINDS = 1280, 64, 64
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pixels of each image by a generator of its own shard, and features of these by a fixed projection."""
+    """Decodes one of KINDS small photographs for each image, and draws its features by a generator of the
+    shard."""
 
     paths: tuple[Path, ...] = ()
 
     def begin(self, device: object) -> Callable[[np.ndarray], np.ndarray]:
-        projection = np.random.default_rng(0).normal(size=(SIDE * SIDE, WIDTH)).astype(np.float32)
+        rng = np.random.default_rng(0)
+        coarse = rng.integers(0, 256, (KINDS, 8, 8, 3), np.uint8)
+        photographs = [
+            jpeg(np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BICUBIC)))
+            for one in coarse
+        ]
 
         def compute(rows: np.ndarray) -> np.ndarray:
-            pixels = np.random.default_rng(rows[0]).random((len(rows), SIDE * SIDE), np.float32)
-            return (pixels @ projection).astype(np.float16)
+            light = [np.asarray(Image.open(io.BytesIO(photographs[row % KINDS]))).mean() for row in rows]
+            drawn = np.random.default_rng(rows[0]).random((len(rows), WIDTH), np.float32)
+            return (drawn + np.array(light, np.float32)[:, None]).astype(np.float16)
 
         return compute
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """An image as a file's bytes."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "jpeg", quality=90)
+    return file.getvalue()
 
 
 def written(parts: Iterable[np.ndarray], path: Path) -> float:

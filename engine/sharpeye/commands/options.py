@@ -23,7 +23,7 @@ DEVICE = click.option("--device", default="auto", show_default=True, help="auto,
 CLUSTER = click.option(
     "--cluster",
     metavar="WHERE",
-    help="Embed and score on a Ray cluster: local, auto, or HOST:PORT of its head.",
+    help="Embed, train and score on a Ray cluster: local, auto, or HOST:PORT of its head.",
 )
 FIGURES = click.option(
     "--figures/--no-figures",

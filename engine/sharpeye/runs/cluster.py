@@ -1,4 +1,7 @@
-"""A connection to a Ray cluster, on which shards of a stage are computed; nothing else imports Ray."""
+"""A connection to a Ray cluster, on which shards of a stage are computed.
+
+Nothing but this and `shared_training` imports Ray.
+"""
 
 import contextlib
 import importlib.util
@@ -30,8 +33,9 @@ if TYPE_CHECKING:
 LOCAL, AUTO = "local", "auto"
 CONNECT_SECONDS = 10.0
 # Images of one shard, which is what a lost node computes again: multiples of the batches in which images are
-# embedded, so that these are those of one machine. Small sets are cut into SHARDS or fewer.
-LEAST_SHARD, MOST_SHARD, SHARDS = 64, 1024, 16
+# embedded, so that these are those of one machine. Enough shards for many nodes, but none so small that the way
+# there and back counts.
+LEAST_SHARD, MOST_SHARD, SHARDS = 64, 4096, 256
 # Of a worker that dies, and of a shard in its hands: what kills its worker must end.
 MOST_TRIES = 10
 ERROR_LINE = re.compile(r"[\w.]*(Error|Exception): .+")
@@ -52,18 +56,31 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
+class Workers:
+    """Processes on the nodes of a cluster.
+
+    Attributes:
+        count: how many.
+        cpus: processors of each.
+        gpus: GPUs of each, 0 or 1.
+    """
+
+    count: int
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
 class Cluster:
     """A Ray cluster that this process is connected to.
 
     Attributes:
-        workers: how many shards are computed at a time.
-        gpus: GPUs of a worker, 0 or 1.
-        cpus: processors of a worker.
+        workers: compute shards, each its own.
+        trainers: train one network together.
     """
 
-    workers: int
-    gpus: int
-    cpus: int
+    workers: Workers
+    trainers: Workers
 
     def shards(self, work: Work, rows: list[np.ndarray]) -> Iterator[tuple[int, Any]]:
         """The number and the result of each shard of rows, in the order in which they are done.
@@ -77,14 +94,14 @@ class Cluster:
         from ray.data import ActorPoolStrategy
 
         items = [{"number": number, "rows": part} for number, part in enumerate(rows)]
-        workers = min(self.workers, len(items))
+        workers = min(self.workers.count, len(items))
         done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _Worker,
             batch_size=1,
             fn_constructor_args=(work, VERSION),
             compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
-            num_cpus=self.cpus,
-            num_gpus=self.gpus,
+            num_cpus=self.workers.cpus,
+            num_gpus=self.workers.gpus,
             max_restarts=MOST_TRIES,
             max_task_retries=MOST_TRIES,
         )
@@ -97,7 +114,7 @@ class Cluster:
                         raise InputError(str(problem))
                     yield int(number), pickle.loads(result)
         except ray.exceptions.RayError as error:
-            raise InputError(f"--cluster: {_failure(str(error))}") from error
+            raise InputError(f"--cluster: {failure(str(error))}") from error
 
 
 class _Worker:
@@ -106,18 +123,12 @@ class _Worker:
     def __init__(self, work: Work, version: int):
         import torch
 
-        self.node = _node_name()
         self.problem, self.compute = "", None
         try:
-            if version != VERSION:
-                raise InputError("has another version of Sharpeye; install the same everywhere")
-            for path in work.paths:
-                if not path.exists():
-                    raise InputError(f"has no {path}; every node needs it at the same place")
-            torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+            begin_on_node(work.paths, version)
             self.compute = work.begin(torch.device("cuda" if _has_gpu() else "cpu"))
         except Exception as error:
-            self.problem = self._named(error)
+            self.problem = named(error)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         result, problem = b"", self.problem
@@ -125,13 +136,38 @@ class _Worker:
             try:
                 result = pickle.dumps(self.compute(np.asarray(batch["rows"][0])))
             except Exception as error:
-                problem = self._named(error)
+                problem = named(error)
         columns = {"number": batch["number"], "problem": np.array([problem], dtype=object)}
         return columns | {"result": np.array([result], dtype=object)}
 
-    def _named(self, error: Exception) -> str:
-        kind = "" if isinstance(error, InputError | OSError) else f"unexpected {type(error).__name__}: "
-        return f"node {self.node}: {kind}{(str(error).strip().splitlines() or ['no message'])[0]}"
+
+def begin_on_node(paths: tuple[Path, ...], version: int) -> None:
+    """Check that this node can take part, and set how many threads it computes with.
+
+    Args:
+        paths: what it must have at hand.
+        version: of Sharpeye on the machine that asks.
+
+    Raises:
+        InputError: it has another version, or lacks a path.
+    """
+    import torch
+
+    if version != VERSION:
+        raise InputError("has another version of Sharpeye; install the same everywhere")
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"has no {path}; every node needs it at the same place")
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+
+
+def named(error: Exception) -> str:
+    """What went wrong on this node, and its name."""
+    import ray
+
+    kind = "" if isinstance(error, InputError | OSError) else f"unexpected {type(error).__name__}: "
+    reason = (str(error).strip().splitlines() or ["no message"])[0]
+    return f"node {ray.util.get_node_ip_address()} ({socket.gethostname()}): {kind}{reason}"
 
 
 @contextmanager
@@ -152,6 +188,8 @@ def connected(where: str, note: Callable[[str], None]) -> Iterator[Cluster]:
 
     # What Ray would tell its makers about the use of a cluster that is started here.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Training finds its files where the run names them.
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     # Without an address, Ray would look for a cluster that runs already.
     options: dict[str, Any] = {"address": where, "logging_level": logging.ERROR, "log_to_driver": False}
     if where == LOCAL:
@@ -179,8 +217,8 @@ def connected(where: str, note: Callable[[str], None]) -> Iterator[Cluster]:
 
 
 def cluster_of(nodes: list[tuple[int, int]], where: str) -> Cluster:
-    """How shards are spread: a worker a GPU with an equal share of its node's processors, else a worker a
-    processor.
+    """How work is spread: a worker a GPU with an equal share of its node's processors; without GPUs, a worker
+    a processor, and for training a worker a node.
 
     Args:
         nodes: processors and GPUs of each.
@@ -192,11 +230,13 @@ def cluster_of(nodes: list[tuple[int, int]], where: str) -> Cluster:
     shares = [cpus // gpus for cpus, gpus in nodes if gpus and cpus >= gpus]
     if shares:
         cpus = min(shares)
-        return Cluster(sum(min(have // cpus, gpus) for have, gpus in nodes), 1, cpus)
-    workers = sum(cpus for cpus, _ in nodes)
-    if not workers:
+        workers = Workers(sum(min(have // cpus, gpus) for have, gpus in nodes), cpus, 1)
+        return Cluster(workers, workers)
+    sizes = [cpus for cpus, _ in nodes if cpus]
+    if not sizes:
         raise InputError(f"--cluster {where}: it has no processors")
-    return Cluster(workers, 0, 1)
+    # Threads of one process share a batch with less talk than processes do.
+    return Cluster(Workers(sum(sizes), 1, 0), Workers(len(sizes), min(sizes), 0))
 
 
 @contextmanager
@@ -290,13 +330,7 @@ def _has_gpu() -> bool:
     return bool(ray.get_gpu_ids()) and torch.cuda.is_available()
 
 
-def _node_name() -> str:
-    import ray
-
-    return f"{ray.util.get_node_ip_address()} ({socket.gethostname()})"
-
-
-def _failure(text: str) -> str:
+def failure(text: str) -> str:
     """What failed, and where, of the many lines that Ray says."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if ERROR_LINE.match(line)), lines[0])

@@ -1,17 +1,19 @@
 """The stages that train, on the given labels, then to a minimum of the validation risk."""
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sharpeye.config import SMALL
-from sharpeye.data.dataset import Images, JoinedImages, LabeledImages, joined
+from sharpeye.data.dataset import Images, JoinedImages, LabeledImages, joined, reopening
 from sharpeye.influence.base import Candidates
 from sharpeye.influence.noise_posterior import REFINING_RELIANCE, label_beliefs
 from sharpeye.runs.artifacts import artifact_path, key_of
 from sharpeye.runs.context import RunContext, with_smaller_batches
 from sharpeye.runs.networks import Minimum, TrainedNetwork, TrainedStage
 from sharpeye.runs.scoring import evaluate_minima
+from sharpeye.runs.shared_training import Training, train_on_cluster
 from sharpeye.runs.stages import (
     BELIEFS,
     PRETRAIN,
@@ -235,6 +237,17 @@ def _train_stage(
         inputs = TrainingInputs(start, images_key, labels_key, smaller, phase, seed, execution.device.type)
         checkpoint = artifact_path(context, phase.partition(" (")[0], inputs)
         model.load_state_dict(untrained)
+        if execution.cluster is not None:
+            work = Training(
+                reopening(images),
+                labels,
+                copy.deepcopy(model).cpu(),
+                smaller,
+                phase,
+                seed,
+                checkpoint,
+            )
+            train_on_cluster(execution.cluster, work, execution.report)
         train(
             model,
             images,

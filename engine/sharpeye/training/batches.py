@@ -87,26 +87,42 @@ def mirror(images: Tensor) -> Tensor:
     return images.flip(-1)
 
 
-def augment(images: Tensor, generator: torch.Generator, *, mirrored: bool, shift: int) -> Tensor:
-    """Random mirroring and random shifts by up to `shift` pixels (reflected border), one draw an image.
+def draw_changes(count: int, generator: torch.Generator, *, mirrored: bool, shift: int) -> np.ndarray:
+    """What `augment` does to each image of a batch, drawn at random: (3, count), whether it is mirrored, and
+    where it begins in the padded image, vertically and horizontally.
 
     Args:
-        images: (B, C, S, S); vectors of features, (B, d), stay as they are.
+        count: images of the batch.
         generator: random stream on the CPU; the draws are small.
         mirrored: whether a mirrored image keeps its label.
         shift: largest shift in pixels, per axis.
     """
+    changes = np.zeros((3, count), np.int64)
+    if mirrored:
+        changes[0] = (torch.rand(count, generator=generator) < 0.5).numpy()
+    if shift:
+        changes[1:] = torch.randint(0, 2 * shift + 1, (2, count), generator=generator).numpy()
+    return changes
+
+
+def augment(images: Tensor, changes: np.ndarray, shift: int) -> Tensor:
+    """Mirrored and shifted images (reflected border).
+
+    Args:
+        images: (B, C, S, S); vectors of features, (B, d), stay as they are.
+        changes: of each image, see `draw_changes`.
+        shift: with which these were drawn.
+    """
     if images.ndim == 2:
         return images
-    count, _, size, _ = images.shape
-    if mirrored:
-        flips = torch.rand(count, generator=generator).to(images.device) < 0.5
-        images = torch.where(flips[:, None, None, None], mirror(images), images)
+    size = images.shape[-1]
+    flips, *offsets = torch.from_numpy(changes).to(images.device)
+    if changes[0].any():
+        images = torch.where(flips[:, None, None, None] > 0, mirror(images), images)
     if shift:
-        offsets = torch.randint(0, 2 * shift + 1, (2, count), generator=generator).to(images.device)
         padded = functional.pad(images, (shift,) * 4, mode="reflect")
         steps = torch.arange(size, device=images.device)
         rows, columns = offsets[0][:, None] + steps, offsets[1][:, None] + steps
-        batch = torch.arange(count, device=images.device)[:, None, None]
+        batch = torch.arange(len(images), device=images.device)[:, None, None]
         images = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     return images

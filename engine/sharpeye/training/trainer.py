@@ -19,10 +19,11 @@ from torch.optim.swa_utils import update_bn
 from sharpeye.data.dataset import Images
 from sharpeye.files import replacing
 from sharpeye.progress import Progress, Report, ignore
-from sharpeye.training.batches import Labels, augment, read_batches, read_labels
+from sharpeye.training.batches import Labels, augment, draw_changes, read_batches, read_labels
 from sharpeye.training.devices import autocast, generator
 from sharpeye.training.models import Classifier
 from sharpeye.training.optimizers import erm_gradient, lpf_gradient, sam_gradient
+from sharpeye.training.shares import WHOLE, Share, in_parallel
 
 WARMUP_SHARE = 0.2
 SHUFFLE, AUGMENT, NOISE, DROP = 1, 2, 3, 4
@@ -93,10 +94,12 @@ def train(
     checkpoint: Path | None = None,
     stage: str = "training",
     report: Report = ignore,
+    share: Share = WHOLE,
 ) -> None:
     """Train in place; continue from `checkpoint` where it holds an earlier epoch of the same plan.
 
-    Without one, nothing is written and no snapshots are kept.
+    Without one, nothing is written and no snapshots are kept. Of processes that share every batch, the first
+    writes.
 
     Args:
         model: on `device`.
@@ -108,6 +111,7 @@ def train(
         device: where to compute.
         checkpoint: written after every epoch (safetensors; model, momentum, epoch).
         report: called after every step.
+        share: of every batch that this process trains on.
     """
     parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
@@ -120,6 +124,9 @@ def train(
         nesterov=plan.momentum > 0,
     )
     first = _load_checkpoint(checkpoint, model, optimizer, device) if checkpoint else 0
+    parallel = in_parallel(model, share, device)
+    if share.rank > 0:
+        checkpoint = None
     steps = steps_an_epoch(plan, len(labels))
     kept = snapshots(plan, len(labels), checkpoint) if checkpoint else []
     snapshot_paths = {snapshot.epoch: snapshot.path for snapshot in kept}
@@ -127,26 +134,32 @@ def train(
     started, trained = time.monotonic(), 0
     model.train()
     for epoch in range(first, plan.epochs):
-        order = torch.randperm(len(labels), generator=generator(seed, SHUFFLE, epoch)).numpy()[
-            : steps * plan.batch_size
-        ]
+        order = (
+            torch.randperm(len(labels), generator=generator(seed, SHUFFLE, epoch))
+            .numpy()[: steps * plan.batch_size]
+            .reshape(steps, -1)
+        )
+        mine = share.columns(order)
+        weight = share.weight(mine.shape[1], order.shape[1])
         augmentation = generator(seed, AUGMENT, epoch)
         noise = generator(seed, NOISE, epoch, device=device)
-        torch.manual_seed(generator(seed, DROP, epoch).initial_seed())  # what dropout draws from
+        # What dropout draws from.
+        torch.manual_seed(generator(seed, DROP, epoch).initial_seed() + share.rank)
         loss_sum = torch.zeros((), device=device)
-        for step, (rows, batch) in enumerate(read_batches(images, order, plan.batch_size, device)):
+        for step, (rows, batch) in enumerate(read_batches(images, mine.ravel(), mine.shape[1], device)):
             at = epoch * steps + step
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(plan, at / total)
-            batch = augment(
-                batch, augmentation, mirrored=plan.mirrored, shift=round(plan.shift * batch.shape[-1])
-            )
+            shift = round(plan.shift * batch.shape[-1])
+            drawn = draw_changes(order.shape[1], augmentation, mirrored=plan.mirrored, shift=shift)
+            batch = augment(batch, share.columns(drawn), shift)
             wanted = read_labels(labels, rows, device)
 
-            def closure(batch: Tensor = batch, wanted: Tensor = wanted) -> Tensor:
+            def closure(batch: Tensor = batch, wanted: Tensor = wanted, weight: float = weight) -> Tensor:
                 with autocast(device):
-                    logits = model(batch)
-                return functional.cross_entropy(logits.float(), wanted, label_smoothing=plan.label_smoothing)
+                    logits = parallel(batch)
+                loss = functional.cross_entropy(logits.float(), wanted, label_smoothing=plan.label_smoothing)
+                return weight * loss
 
             optimizer.zero_grad(set_to_none=True)
             if plan.optimizer == "sam":
@@ -159,7 +172,7 @@ def train(
                 loss = erm_gradient(closure)
             optimizer.step()
             loss_sum += loss
-            trained += len(rows)
+            trained += order.shape[1]
             rate = trained / (time.monotonic() - started)
             left = (total - at - 1) * plan.batch_size / rate
             epoch_done = epoch + (step + 1) / steps
@@ -170,7 +183,7 @@ def train(
             )
         if epoch + 1 == plan.epochs and plan.optimizer == "lpf-sgd":
             # So far batch norm has seen activations at displaced weights only.
-            batches = (batch for _, batch in read_batches(images, order, plan.batch_size, device))
+            batches = (batch for _, batch in read_batches(images, mine.ravel(), mine.shape[1], device))
             with autocast(device):
                 update_bn(batches, model)
         if epoch + 1 in snapshot_paths:
@@ -181,6 +194,15 @@ def train(
         if checkpoint:
             _save_checkpoint(checkpoint, model, optimizer, epoch + 1)
     model.eval()
+
+
+def epochs_done(checkpoint: Path) -> int:
+    """How many epochs a checkpoint holds."""
+    if not checkpoint.exists():
+        return 0
+    with safe_open(checkpoint, "pt") as file:
+        done: int = json.loads(file.metadata()["training"])["epoch"]
+    return done
 
 
 def steps_an_epoch(plan: TrainingPlan, count: int) -> int:
@@ -236,10 +258,10 @@ def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimi
 def _load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> int:
-    if not path.exists():
+    epoch = epochs_done(path)
+    if not epoch:
         return 0
     with safe_open(path, "pt", device=str(device)) as file:
-        epoch: int = json.loads(file.metadata()["training"])["epoch"]
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     model.load_state_dict(
         {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}

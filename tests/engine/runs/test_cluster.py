@@ -20,7 +20,7 @@ from sharpeye.data.dataset import JoinedImages, SelectedImages, reopening
 from sharpeye.errors import InputError
 from sharpeye.influence.evaluation import evaluate, joined_evaluation
 from sharpeye.runs import cluster
-from sharpeye.runs.cluster import Cluster, check_cluster, cluster_of
+from sharpeye.runs.cluster import Cluster, Workers, check_cluster, cluster_of
 from sharpeye.runs.embedding import node_paths
 from sharpeye.runs.scoring import Scoring
 from sharpeye.training.models import small_network
@@ -187,19 +187,19 @@ def test_a_node_without_the_data_is_named(nodes: Nodes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("machines", "workers", "gpus", "cpus"),
+    ("machines", "workers", "trainers"),
     [
-        ([(4, 0), (2, 0)], 6, 0, 1),
-        ([(16, 2), (16, 2)], 4, 1, 8),
+        ([(4, 0), (2, 0), (0, 0)], Workers(6, 1, 0), Workers(2, 2, 0)),
+        ([(16, 2), (16, 2)], Workers(4, 8, 1), Workers(4, 8, 1)),
         # A head without a GPU takes no part, and the node with fewest processors a GPU sets the share.
-        ([(8, 0), (8, 1), (8, 1)], 2, 1, 8),
-        ([(8, 1), (8, 4)], 5, 1, 2),
+        ([(8, 0), (8, 1), (8, 1)], Workers(2, 8, 1), Workers(2, 8, 1)),
+        ([(8, 1), (8, 4)], Workers(5, 2, 1), Workers(5, 2, 1)),
         # More GPUs than processors.
-        ([(2, 4)], 2, 0, 1),
+        ([(2, 4)], Workers(2, 1, 0), Workers(1, 2, 0)),
     ],
 )
-def test_workers_fit_the_nodes(machines: list[tuple[int, int]], workers: int, gpus: int, cpus: int) -> None:
-    assert cluster_of(machines, "auto") == Cluster(workers, gpus, cpus)
+def test_workers_fit_the_nodes(machines: list[tuple[int, int]], workers: Workers, trainers: Workers) -> None:
+    assert cluster_of(machines, "auto") == Cluster(workers, trainers)
 
 
 def test_a_cluster_without_processors_is_refused() -> None:

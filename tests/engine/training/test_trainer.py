@@ -8,7 +8,7 @@ from torch import nn
 
 from sharpeye.data.dataset import JoinedImages
 from sharpeye.progress import Progress
-from sharpeye.training.batches import SoftLabels, augment, normalize, read_batches
+from sharpeye.training.batches import SoftLabels, augment, draw_changes, normalize, read_batches
 from sharpeye.training.models import Classifier, small_network
 from sharpeye.training.trainer import TrainingPlan, load_snapshot, one_cycle, snapshots, train
 from tests.conftest import blob
@@ -111,9 +111,10 @@ def test_batches_hold_every_row_once_in_order() -> None:
 
 def test_augmentation_shifts_whole_images() -> None:
     images = normalize(torch.from_numpy(IMAGES))
-    unchanged = augment(images, torch.Generator(), mirrored=False, shift=0)
+    count, drawing = len(images), torch.Generator().manual_seed(0)
+    unchanged = augment(images, draw_changes(count, drawing, mirrored=False, shift=0), 0)
     assert torch.equal(unchanged, images)
-    shifted = augment(images, torch.Generator().manual_seed(0), mirrored=False, shift=3)
+    shifted = augment(images, draw_changes(count, drawing, mirrored=False, shift=3), 3)
     for before, after in zip(images, shifted, strict=True):
         padded = torch.nn.functional.pad(before[None], (3,) * 4, mode="reflect")[0]
         assert any(torch.equal(padded[:, y : y + 16, x : x + 16], after) for y in range(7) for x in range(7))

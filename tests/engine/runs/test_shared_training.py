@@ -1,0 +1,89 @@
+"""Training on a Ray cluster: the network of one machine, whoever is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sharpeye.training.trainer import epochs_done, train
+from tests.engine.runs import training_driver
+from tests.engine.runs.test_cluster import WAIT, Nodes, nodes
+from tests.engine.runs.training_driver import LABELS, PIXELS, PLAN, float64_network
+
+pytest.importorskip("ray.train")
+__all__ = ["nodes"]
+
+# Shares of batches that two processes read in an epoch.
+EPOCH = 2 * len(LABELS) // PLAN.batch_size
+
+
+def driver(address: str, folder: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(Path(training_driver.__file__)), address, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def readers(folder: Path) -> list[int]:
+    """The process of every share of a batch that was read."""
+    log = folder / "log"
+    return [int(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def wait_for_epoch(folder: Path, epoch: int) -> None:
+    deadline = time.monotonic() + WAIT
+    while epochs_done(folder / "checkpoint") < epoch:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def check(folder: Path, said: str, losses: int) -> None:
+    """The network is that of one machine but for rounding, and what a loss costs is an epoch, and what was
+    read ahead."""
+    assert epochs_done(folder / "checkpoint") == PLAN.epochs, said
+    (folder / "alone").mkdir()
+    alone = folder / "alone" / "checkpoint"
+    train(float64_network(), PIXELS, LABELS, PLAN, seed=1, device=torch.device("cpu"), checkpoint=alone)
+    expected, found = load_file(alone), load_file(folder / "checkpoint")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    assert PLAN.epochs * EPOCH // 2 <= len(readers(folder)) <= (PLAN.epochs + losses) * EPOCH + 4 * losses
+    assert not list(folder.glob("*.shards"))
+
+
+def test_two_nodes_train_the_network_of_one(nodes: Nodes, tmp_path: Path) -> None:
+    said, _ = driver(nodes.address, tmp_path).communicate(timeout=WAIT)
+    check(tmp_path, said, 0)
+    assert len(set(readers(tmp_path))) == 2
+    assert "pretrain 3" in said
+
+
+def test_a_killed_process_and_a_lost_node_cost_an_epoch_each(nodes: Nodes, tmp_path: Path) -> None:
+    running = driver(nodes.address, tmp_path)
+    wait_for_epoch(tmp_path, 1)
+    os.kill(readers(tmp_path)[-1], signal.SIGKILL)
+    wait_for_epoch(tmp_path, 2)
+    nodes.lose_second()
+    said, _ = running.communicate(timeout=WAIT)
+    check(tmp_path, said, 2)
+
+
+def test_a_killed_driver_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
+    # On a cluster that lives on, Ray keeps what the dead one had reserved for three minutes more.
+    running = driver("local", tmp_path)
+    wait_for_epoch(tmp_path, 2)
+    running.kill()
+    running.communicate()
+    said, _ = driver("local", tmp_path).communicate(timeout=WAIT)
+    check(tmp_path, said, 1)
+
+
+def test_what_would_fail_again_is_not_tried_again(nodes: Nodes, tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    said, _ = driver(nodes.address, tmp_path).communicate(timeout=WAIT)
+    assert f"InputError: node {nodes.address.split(':')[0]}" in said
+    assert "no images here" in said
