@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 LOCAL, AUTO = "local", "auto"
 CONNECT_SECONDS = 10.0
 # Images of one shard, which is what a lost node computes again: multiples of the batches in which images are
-# embedded, so that these are those of one machine. Enough shards for many nodes, but none so small that the way
-# there and back counts.
+# embedded, so that these are those of one machine. Enough shards for many nodes, but none so small that the
+# way there and back counts.
 LEAST_SHARD, MOST_SHARD, SHARDS = 64, 4096, 256
 # Of a worker that dies, and of a shard in its hands: what kills its worker must end.
 MOST_TRIES = 10
