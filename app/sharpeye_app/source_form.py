@@ -182,7 +182,7 @@ def preview(path: str) -> pd.DataFrame | None:
         check_place(path)
     try:
         state = Path(path).expanduser().stat()
-    except (OSError, ValueError):
+    except (OSError, RuntimeError, ValueError):
         return None
     return _first_rows(path, state.st_mtime_ns) if path and state.st_size <= PREVIEW_BYTES else None
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 from joblib import cpu_count
 
 from sharpeye.config import VERSION
-from sharpeye.errors import InputError
+from sharpeye.errors import InputError, is_disk_full
 from sharpeye.files import remove, replacing
 from sharpeye.progress import ImageReport
 
@@ -165,7 +165,8 @@ def named(error: Exception) -> str:
     """What went wrong on this node, and its name."""
     import ray
 
-    kind = "" if isinstance(error, InputError | OSError) else f"unexpected {type(error).__name__}: "
+    known = isinstance(error, InputError | OSError) or is_disk_full(error)
+    kind = "" if known else f"unexpected {type(error).__name__}: "
     reason = (str(error).strip().splitlines() or ["no message"])[0]
     return f"node {ray.util.get_node_ip_address()} ({socket.gethostname()}): {kind}{reason}"
 

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 import msgspec
@@ -56,8 +57,10 @@ def start_report(folder: ReportFolder, module: str, *arguments: str) -> None:
     """Start the process that computes a report, `python -P -m MODULE ARGUMENTS`; runs go before it."""
     _write(folder, Report("running", time.time(), "start"))
     child = start_detached(module_command(module, *arguments), folder.log)
-    with contextlib.suppress(ProcessLookupError):  # it may have ended already
+    with contextlib.suppress(OSError):  # it may have ended already
         os.setpriority(os.PRIO_PROCESS, child.pid, LOWER_PRIORITY)
+        # Where Linux shares processors among sessions first, a priority counts within the session alone.
+        Path(f"/proc/{child.pid}/autogroup").write_text(str(LOWER_PRIORITY))
 
 
 def read_report(folder: ReportFolder, kind: type[T]) -> Report[T] | None:

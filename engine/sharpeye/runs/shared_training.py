@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sharpeye.config import VERSION
 from sharpeye.data.dataset import Images
-from sharpeye.errors import InputError, is_out_of_memory
+from sharpeye.errors import InputError, is_disk_full, is_out_of_memory
 from sharpeye.files import replacing
 from sharpeye.progress import Progress, Report
 from sharpeye.runs.cluster import (
@@ -36,6 +37,8 @@ PROGRESS_SECONDS = 0.5
 LEAST_SHARE = 16
 # Written where all nodes see them: what the first process would report, and what ended the training.
 PROGRESS, PROBLEM = "progress.json", "problem.json"
+# Bytes of the latter, taken beforehand: a full disk is one of the problems.
+PROBLEM_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,11 @@ def train_on_cluster(cluster: Cluster, work: Training, report: Report) -> None:
     if epochs_done(work.checkpoint) == work.plan.epochs:
         return
     with shard_folder(work.checkpoint) as folder:
-        for name in (PROBLEM, PROGRESS):
-            (folder / name).unlink(missing_ok=True)
+        (folder / PROGRESS).unlink(missing_ok=True)
+        (folder / PROBLEM).write_text(" " * PROBLEM_BYTES)
         with _reported(folder / PROGRESS, report):
             _fit(cluster, work, folder)
-        if (folder / PROBLEM).exists():
-            problem = json.loads((folder / PROBLEM).read_text())
+        if problem := _problem(folder):
             raise (MemoryError if problem["memory"] else InputError)(problem["says"])
     remove_shards(work.checkpoint)
 
@@ -97,7 +99,7 @@ def _fit(cluster: Cluster, work: Training, folder: Path) -> None:
     batch = min(work.plan.batch_size, len(work.labels))
     shares = min(trainers.count, batch // LEAST_SHARE) if is_shareable(work.model, kind) else 1
     trainer = TorchTrainer(
-        lambda: _train_on_node(work, folder, VERSION),
+        lambda: train_on_node(work, folder, VERSION),
         scaling_config=ScalingConfig(
             num_workers=(1, shares) if shares > 1 else 1,
             use_gpu=trainers.gpus > 0,
@@ -121,13 +123,12 @@ def _fit(cluster: Cluster, work: Training, folder: Path) -> None:
         signal.signal(signal.SIGINT, interrupted)
 
 
-def _train_on_node(work: Training, folder: Path, version: int) -> None:
+def train_on_node(work: Training, folder: Path, version: int) -> None:
     """What each process does. An error that would come again ends the training; a lost one is replaced."""
     from ray.train import get_context
     from ray.train.torch import get_device
 
-    problem = folder / PROBLEM
-    if problem.exists():
+    if _problem(folder):
         return
     try:
         # Made just now, so that a node which sees it shares the workspace.
@@ -146,15 +147,27 @@ def _train_on_node(work: Training, folder: Path, version: int) -> None:
             share=share,
         )
     except Exception as error:
-        if _is_lasting(error) or is_out_of_memory(error):
-            with replacing(problem) as temporary:
-                temporary.write_text(json.dumps({"says": named(error), "memory": is_out_of_memory(error)}))
-        raise
+        if not _is_lasting(error):
+            raise
+        said = json.dumps({"says": named(error)[:1000], "memory": is_out_of_memory(error)})
+        # Where this node does not share the workspace, there is no such file.
+        with contextlib.suppress(FileNotFoundError), (folder / PROBLEM).open("r+") as file:
+            file.write(said.ljust(PROBLEM_BYTES))
+        raise InputError(named(error)) from error
+
+
+def _problem(folder: Path) -> dict[str, Any]:
+    """What ended the training, if anything has."""
+    with contextlib.suppress(FileNotFoundError):
+        if text := (folder / PROBLEM).read_text().strip():
+            return json.loads(text)
+    return {}
 
 
 def _is_lasting(error: Exception) -> bool:
     """Whether the next try would end in the same way, other than by a lost peer."""
-    return isinstance(error, InputError | OSError) and not isinstance(error, ConnectionError)
+    lasts = isinstance(error, InputError | OSError) and not isinstance(error, ConnectionError)
+    return lasts or is_disk_full(error) or is_out_of_memory(error)
 
 
 def _writer(path: Path) -> Report:

@@ -36,7 +36,7 @@ from sharpeye.text.language_models import (
 from sharpeye.text.saying import say
 from sharpeye.text.stored_gradients import StoredGradients, gradient_table
 from sharpeye.text.training import LoraTraining, load_lora, train_lora
-from sharpeye.training.devices import generator
+from sharpeye.training.devices import generator, return_free_memory
 
 # Examples a step: of few, there must be some steps.
 TRAINING_BATCH, VALIDATION_BATCH = 16, 4
@@ -260,6 +260,7 @@ def stored_gradients(
         def compute(inputs: GradientInputs, execution: Execution) -> np.ndarray:
             set_parameters(context, checkpoint)
             report = image_report(stage, execution.report, "example", before=first)
+            return_free_memory()
             draws = generator(seed, SAMPLED_TOKENS, sample, first)
             return gradients_of(
                 model,

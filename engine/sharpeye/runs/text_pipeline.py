@@ -4,7 +4,7 @@ computed again."""
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -36,7 +36,7 @@ from sharpeye.text.baselines import bm25, embedding_similarity
 from sharpeye.text.config import PLAIN_METHODS, TRAINED_METHODS, TextConfig
 from sharpeye.text.examples import TextExamples
 from sharpeye.text.quality import class_auc, class_recall, importance
-from sharpeye.training.devices import peak_memory_mb, select_device
+from sharpeye.training.devices import peak_memory_mb, return_free_memory, select_device
 
 # Of the Newton step that finds wrong completions: draws of an example's own Hessian, and its weight, relative
 # to the curvature of the validation risk.
@@ -78,6 +78,7 @@ def execute_text(
 
     def compute(method: str, action: Callable[[], np.ndarray], shared: float) -> None:
         execution.start(PLAIN if method in PLAIN_METHODS else PAIRS)
+        return_free_memory()
         begun = time.monotonic()
         matrices[method] = action()
         spent[method] = time.monotonic() - begun + shared
@@ -86,10 +87,9 @@ def execute_text(
     scores, after = None, None
     for kind in minima_of(config):
         minimum, curvature = validation_minimum(context, trained, kind)
-        own = own_influence(context, kind, minimum, curvature)
-        compute_minimum(context, kind, minimum, curvature, own, compute, seconds)
+        compute_minimum(context, kind, minimum, curvature, compute, seconds)
         if scores is None:
-            scores = example_scores(context, kind, minimum, curvature, own())
+            scores = example_scores(context, kind, minimum, curvature)
             after = said(context, minimum) if config.say else None
     if "bm25" in config.methods:
         compute("bm25", lambda: bm25(splits.training, splits.validation), 0.0)
@@ -159,24 +159,11 @@ def compute_trained(
         compute(method, action, seconds.get(stage, 0.0))
 
 
-def own_influence(
-    context: TextContext, kind: str, minimum: str, curvature: KroneckerCurvature
-) -> Callable[[], np.ndarray]:
-    """What gives self-influence of the training examples at a minimum: computed once, by who asks first."""
-
-    def compute() -> np.ndarray:
-        training = stored_gradients(context, minimum, gradient_stage(kind), "training")
-        return influence.self_influence(curvature, training, context.execution.device)
-
-    return cache(compute)
-
-
 def compute_minimum(
     context: TextContext,
     kind: str,
     minimum: str,
     curvature: KroneckerCurvature,
-    own: Callable[[], np.ndarray],
     compute: Callable[[str, Callable[[], np.ndarray], float], None],
     seconds: dict[str, float],
 ) -> None:
@@ -186,11 +173,11 @@ def compute_minimum(
     validation = stored_gradients(context, minimum, stage, "validation")
     plain = "fvm" if kind == "flat" else "vm"
     shared = seconds.get(stage, 0.0)
-    signed = partial(influence.signed_influence, curvature, training, validation, device)
+    inputs = curvature, training, validation, device
     if plain in config.methods:
-        compute(plain, signed, shared)
+        compute(plain, partial(influence.signed_influence, *inputs), shared)
     if f"{plain}_normalized" in config.methods:
-        compute(f"{plain}_normalized", lambda: influence.normalized(signed(), own()), shared)
+        compute(f"{plain}_normalized", partial(influence.normalized_influence, *inputs), shared)
     if f"{plain}_tokens" in config.methods:
         samples = [
             stored_gradients(context, minimum, stage, "validation", sample)
@@ -204,7 +191,7 @@ def compute_minimum(
 
 
 def example_scores(
-    context: TextContext, kind: str, minimum: str, curvature: KroneckerCurvature, own: np.ndarray
+    context: TextContext, kind: str, minimum: str, curvature: KroneckerCurvature
 ) -> ExampleScores:
     """What is known of each training example by itself, at a validation minimum."""
     stage, device = gradient_stage(kind), context.execution.device
@@ -215,6 +202,7 @@ def example_scores(
         if context.config.corrupt
     ]
     context.execution.start(PAIRS)
+    own = influence.self_influence(curvature, training, device)
     newton = (
         influence.newton_influence(curvature, training, drawn, NEWTON_WEIGHT, device) if drawn else own[:0]
     )

@@ -89,7 +89,7 @@ def answer(workspace: Workspace, review: TextReview, question: Question, advance
     from sharpeye.runs.text_stages import gradient_stage, minima_of
     from sharpeye.runs.text_submission import splits_of_run
     from sharpeye.text.examples import TextExamples
-    from sharpeye.text.influence import normalized, signed_influence
+    from sharpeye.text.influence import normalized_influence, signed_influence
     from sharpeye.text.language_models import encode
     from sharpeye.text.saying import say
     from sharpeye.text.stored_gradients import StoredGradients
@@ -120,9 +120,9 @@ def answer(workspace: Workspace, review: TextReview, question: Question, advance
     table = gradients_of(context.model, encode(context.model, asked(completion))[0])
     given = StoredGradients((table,), context.model.shapes)
     execution.start("pairs")
-    influence = signed_influence(curvature, training, given, execution.device)
-    if review.result.ranked_by not in ("fvm", "vm"):
-        influence = normalized(influence, review.training["self_influence"].to_numpy())
+    is_plain = review.result.ranked_by in ("fvm", "vm")
+    influence_on = signed_influence if is_plain else normalized_influence
+    influence = influence_on(curvature, training, given, execution.device)
     return Answer(completion, before, after, float(table["loss"][0]), tuple(influence[:, 0].tolist()))
 
 

@@ -4,7 +4,6 @@ python -P -m sharpeye.runs.worker WORKSPACE RUN DEVICE
 """
 
 import contextlib
-import errno
 import json
 import logging
 import sqlite3
@@ -19,7 +18,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from sharpeye.errors import InputError, is_out_of_memory
+from sharpeye.errors import InputError, is_disk_full, is_out_of_memory
 from sharpeye.progress import Progress
 from sharpeye.runs import store
 from sharpeye.runs.doctor import artifact_damage
@@ -97,17 +96,6 @@ def sentence(error: BaseException, workspace: Workspace) -> str:
     if "CUDA error" in text or "CUDA driver" in text:
         return f"The GPU was lost ({text}): check it with nvidia-smi, then resume the run."
     return f"Unexpected {type(error).__name__}: {text}. The run's log has the details."
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that the disk is full."""
-    chain: BaseException | None = error
-    while chain is not None:
-        full_errno = isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full_errno or "No space left on device" in str(chain) or "database or disk is full" in str(chain):
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
 
 
 class Heart(threading.Thread):

@@ -26,8 +26,12 @@ def dot_products(training: StoredGradients, directions: Tensor) -> np.ndarray:
 
 def preconditioned(curvature: KroneckerCurvature, gradients: StoredGradients, device: torch.device) -> Tensor:
     """(H + λ)⁻¹g of each gradient, (V, D)."""
-    solved = curvature.inverse_product(split(gradients.whole(device), gradients.shapes))
-    return torch.cat([part.flatten(1) for part in solved.values()], 1)
+    width = sum(out * inside for out, inside in gradients.shapes.values())
+    result = torch.empty(len(gradients), width, device=device)
+    for part, block in gradients.rows(device):
+        solved = curvature.inverse_product(split(block, gradients.shapes))
+        result[part] = torch.cat([matrix.flatten(1) for matrix in solved.values()], 1)
+    return result
 
 
 def signed_influence(
@@ -44,16 +48,34 @@ def signed_influence(
     return dot_products(training, preconditioned(curvature, validation, device))
 
 
-def normalized(signed: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """a(i, v) / √(g_iᵀ(H_val + λ)⁻¹g_i), (N, V): the share of its direction, without how far it would go.
+def normalized_influence(
+    curvature: KroneckerCurvature,
+    training: StoredGradients,
+    validation: StoredGradients,
+    device: torch.device,
+) -> np.ndarray:
+    """r(i, v), with |r|² = 1/L Σ_l c_l² over the L matrices of LoRA and the sign of Σ_l c_l, (N, V):
+    c_l = g_vᵀ(H_val + λ)⁻¹g_i / √(g_iᵀ(H_val + λ)⁻¹g_i · g_vᵀ(H_val + λ)⁻¹g_v), all of matrix l alone.
 
-    An example that the model has not learned has a long gradient, and would influence everything.
-
-    Args:
-        signed: a, (N, V).
-        own: self-influence, (N,).
+    It is the paper's I(i, v) = ½ Δθᵀ∇²ℓ_vΔθ with the validation example's own Fisher taken matrix by matrix,
+    as H_val is: ½ Σ_l a_l² in place of ½ (Σ_l a_l)². What two matrices say with different signs then adds up,
+    and does not cancel. And of both examples only the direction counts: one that the model has not learned
+    has a long gradient, and would influence everything.
     """
-    return signed / np.sqrt(np.maximum(own, 1e-30))[:, None]
+    squares = torch.zeros(len(training), len(validation), device=device)
+    total = torch.zeros_like(squares)
+    pairs = zip(training.matrices(device), validation.matrices(device), strict=True)
+    for (name, training_rows), (_, validation_rows) in pairs:
+        shape = training.shapes[name]
+        g, v = training_rows.reshape(-1, *shape), validation_rows.reshape(-1, *shape)
+        solved = curvature.inverse_product({name: v})[name]
+        own_g = (g * curvature.inverse_product({name: g})[name]).flatten(1).sum(1)
+        own_v = (v * solved).flatten(1).sum(1)
+        products = g.flatten(1) @ solved.flatten(1).T
+        cosines = products / torch.outer(own_g, own_v).clamp_min(1e-30).sqrt()
+        squares += cosines.square()
+        total += cosines
+    return ((squares / len(training.shapes)).sqrt() * total.sign()).cpu().numpy()
 
 
 def token_influence(

@@ -1,10 +1,11 @@
 """Where tensors live and in which precision they are multiplied."""
 
+import ctypes
 import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import psutil
 import torch
@@ -40,6 +41,12 @@ def peak_memory_mb() -> float:
     """Peak resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def return_free_memory() -> None:
+    """Give back to the system what is free, but kept by the C library for later; where it knows how to."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

@@ -11,6 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sharpeye.config import VERSION
+from sharpeye.errors import InputError
+from sharpeye.runs.shared_training import train_on_node
 from sharpeye.training.trainer import epochs_done, train
 from tests.engine.runs import training_driver
 from tests.engine.runs.test_cluster import WAIT, Nodes, nodes
@@ -80,6 +83,11 @@ def test_a_killed_driver_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
     running.communicate()
     said, _ = driver("local", tmp_path).communicate(timeout=WAIT)
     check(tmp_path, said, 1)
+
+
+def test_a_node_without_the_workspace_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^node .*: has no .*elsewhere; every node needs it"):
+        train_on_node(training_driver.training(tmp_path), tmp_path / "elsewhere", VERSION)
 
 
 def test_what_would_fail_again_is_not_tried_again(nodes: Nodes, tmp_path: Path) -> None:

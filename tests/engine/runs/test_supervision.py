@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from sharpeye.config import RunConfig
+from sharpeye.errors import is_disk_full
 from sharpeye.runs import store
-from sharpeye.runs.worker import is_disk_full, sentence
+from sharpeye.runs.worker import sentence
 from sharpeye.runs.workspace import Workspace, open_workspace
 from tests.engine.runs.watching import finished, kill_all, kill_and_resume, store_row, submit, wait_for
 

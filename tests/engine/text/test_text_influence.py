@@ -17,6 +17,7 @@ from sharpeye.text.influence import (
     datainf,
     lissa,
     newton_influence,
+    normalized_influence,
     self_influence,
     signed_influence,
     split,
@@ -124,6 +125,33 @@ def test_pairs_are_those_of_the_dense_matrix(
     np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=1e-4 * float(wanted.abs().max()))
     own = self_influence(curvature_in(curvature), training, CPU)
     np.testing.assert_allclose(own, (g @ matrix.float() * g).sum(1), rtol=2e-3)
+    cosines, first = [], 0
+    for out, inside in model.shapes.values():
+        part = slice(first, first + out * inside)
+        block, a, b = matrix[part, part].float(), g[:, part], v[:, part]
+        lengths = torch.outer((a @ block * a).sum(1), (b @ block * b).sum(1)).sqrt()
+        cosines.append(a @ block @ b.T / lengths)
+        first = part.stop
+    each = torch.stack(cosines)
+    scores = normalized_influence(curvature_in(curvature), training, validation, CPU)
+    np.testing.assert_allclose(np.square(scores), each.square().mean(0), rtol=1e-2, atol=1e-3)
+    clear = each.sum(0).abs() > 0.1
+    assert clear.any()
+    assert (np.sign(scores)[clear] == each.sum(0).sign().numpy()[clear]).all()
+
+
+def test_normalized_influence_counts_directions_alone(
+    model: LanguageModel, encoded: list[EncodedExample]
+) -> None:
+    curvature = KroneckerCurvature.fit(lambda: fisher_batches(model, encoded, 0, 6), 0.1, True)
+    g = flat(model, encoded)[0].float()
+    longer = g * torch.arange(1, len(g) + 1)[:, None]
+    given = curvature_in(curvature)
+    found = normalized_influence(given, stored(model, g), stored(model, g), CPU)
+    scaled = normalized_influence(given, stored(model, longer), stored(model, -g), CPU)
+    np.testing.assert_allclose(scaled, -found, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.diag(found), 1, rtol=1e-3)
+    assert np.abs(found).max() < 1 + 1e-3
 
 
 def curvature_in(curvature: KroneckerCurvature) -> KroneckerCurvature:
