@@ -17,7 +17,7 @@ from sharpeye.config import VERSION
 from sharpeye.data.dataset import Images
 from sharpeye.errors import InputError, is_disk_full, is_out_of_memory
 from sharpeye.files import replacing
-from sharpeye.progress import Progress, Report
+from sharpeye.progress import Progress, Report, ignore
 from sharpeye.runs.cluster import (
     MOST_TRIES,
     Cluster,
@@ -143,7 +143,7 @@ def train_on_node(work: Training, folder: Path, version: int) -> None:
             seed=work.seed,
             device=get_device(),
             checkpoint=work.checkpoint,
-            report=_writer(folder / PROGRESS) if share.rank == 0 else lambda step: None,
+            report=_writer(folder / PROGRESS) if share.rank == 0 else ignore,
             share=share,
         )
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def trained(folder: Path, optimizer: str, share: Share) -> Classifier:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (95, 16, 16, 3), np.uint8)
     model = float64_network()
-    plan = TrainingPlan(**vars(PLAN) | {"optimizer": optimizer})
+    plan = replace(PLAN, optimizer=optimizer)
     checkpoint = folder / "checkpoint"
     train(model, images, np.arange(95) % 3, plan, seed=1, device=CPU, checkpoint=checkpoint, share=share)
     return model
