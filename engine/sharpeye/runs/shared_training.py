@@ -77,15 +77,15 @@ def train_on_cluster(cluster: Cluster, work: Training, report: Report) -> None:
         InputError: what a node met; it names the node.
         MemoryError: of a node.
     """
-    if epochs_done(work.checkpoint) == work.plan.epochs:
-        return
-    with shard_folder(work.checkpoint) as folder:
-        (folder / PROGRESS).unlink(missing_ok=True)
-        (folder / PROBLEM).write_text(" " * PROBLEM_BYTES)
-        with _reported(folder / PROGRESS, report):
-            _fit(cluster, work, folder)
-        if problem := _problem(folder):
-            raise (MemoryError if problem["memory"] else InputError)(problem["says"])
+    # Processes of a killed driver train on for a moment, and may have ended the last epoch.
+    if epochs_done(work.checkpoint) < work.plan.epochs:
+        with shard_folder(work.checkpoint) as folder:
+            (folder / PROGRESS).unlink(missing_ok=True)
+            (folder / PROBLEM).write_text(" " * PROBLEM_BYTES)
+            with _reported(folder / PROGRESS, report):
+                _fit(cluster, work, folder)
+            if problem := _problem(folder):
+                raise (MemoryError if problem["memory"] else InputError)(problem["says"])
     remove_shards(work.checkpoint)
 
 

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from sharpeye.config import VERSION
 from sharpeye.errors import InputError
-from sharpeye.runs.shared_training import train_on_node
+from sharpeye.progress import ignore
+from sharpeye.runs.cluster import Cluster, Workers
+from sharpeye.runs.shared_training import train_on_cluster, train_on_node
 from sharpeye.training.trainer import epochs_done, train
 from tests.engine.runs import training_driver
 from tests.engine.runs.test_cluster import WAIT, Nodes, nodes
@@ -83,6 +85,17 @@ def test_a_killed_driver_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
     running.communicate()
     said, _ = driver("local", tmp_path).communicate(timeout=WAIT)
     check(tmp_path, said, 1)
+
+
+def test_what_a_killed_driver_left_is_removed_though_its_processes_trained_to_the_end(tmp_path: Path) -> None:
+    work = training_driver.training(tmp_path)
+    plan, checkpoint = work.plan, work.checkpoint
+    train(work.model, PIXELS, LABELS, plan, seed=1, device=torch.device("cpu"), checkpoint=checkpoint)
+    left = tmp_path / "checkpoint.shards"
+    left.mkdir()
+    none = Workers(0, 0, 0)
+    train_on_cluster(Cluster(none, none), work, ignore)
+    assert not left.exists()
 
 
 def test_a_node_without_the_workspace_is_named(tmp_path: Path) -> None:
