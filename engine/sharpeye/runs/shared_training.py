@@ -28,9 +28,10 @@ from sharpeye.runs.cluster import (
     shard_folder,
 )
 from sharpeye.training.batches import Labels
+from sharpeye.training.checkpoints import epochs_done
 from sharpeye.training.models import Classifier
 from sharpeye.training.shares import Share, is_shareable
-from sharpeye.training.trainer import TrainingPlan, epochs_done, train
+from sharpeye.training.trainer import TrainingPlan, train
 
 PROGRESS_SECONDS = 0.5
 # Smaller shares of a batch cost more talk than they save.

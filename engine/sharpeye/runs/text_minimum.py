@@ -13,7 +13,7 @@ from sharpeye.progress import ImageReport, image_report
 from sharpeye.runs.artifacts import artifact_path, cached, save_npy
 from sharpeye.runs.context import Execution, with_smaller_batches
 from sharpeye.runs.stages import curvature_stage, minimum_stage
-from sharpeye.runs.text_stages import SAY, TRAIN, optimizer_of
+from sharpeye.runs.text_stages import PAIRS, SAY, TRAIN, optimizer_of
 from sharpeye.runs.text_submission import TextSplits, model_key
 from sharpeye.runs.workspace import Workspace
 from sharpeye.text.config import TextConfig
@@ -25,6 +25,7 @@ from sharpeye.text.gradients import (
     residuals,
     sampled_fisher,
 )
+from sharpeye.text.influence import squared_lengths
 from sharpeye.text.language_models import (
     EncodedExample,
     LanguageModel,
@@ -36,6 +37,7 @@ from sharpeye.text.language_models import (
 from sharpeye.text.saying import say
 from sharpeye.text.stored_gradients import StoredGradients, gradient_table
 from sharpeye.text.training import LoraTraining, load_lora, train_lora
+from sharpeye.training.checkpoints import load_parameters
 from sharpeye.training.devices import generator, return_free_memory
 
 # Examples a step: of few, there must be some steps.
@@ -175,7 +177,7 @@ def set_parameters(context: TextContext, checkpoint: str) -> None:
     if checkpoint == "start":
         reset_lora(context.model, context.config.seed)
     else:
-        load_lora(context.model, load_torch_file(checkpoint))
+        load_lora(context.model, load_parameters(Path(checkpoint), context.model.device))
 
 
 def said(context: TextContext, checkpoint: str) -> list[str]:
@@ -210,9 +212,7 @@ def validation_minimum(context: TextContext, trained: str, kind: str) -> tuple[s
         optimizer_of(kind),
         VALIDATION_BATCH,
     )
-    inputs = CurvatureInputs(
-        context.identity, Path(minimum).name, config.curvature, config.damping, config.seed
-    )
+    inputs = curvature_inputs(context, minimum)
 
     def compute(inputs: CurvatureInputs, execution: Execution) -> KroneckerCurvature:
         execution.start(curvature_stage(kind))
@@ -235,6 +235,28 @@ def validation_minimum(context: TextContext, trained: str, kind: str) -> tuple[s
         return KroneckerCurvature.from_state(load_torch_file(path, device=str(context.execution.device)))
 
     return minimum, cached(context, "lora curvature", inputs, compute, save, read)
+
+
+def curvature_inputs(context: TextContext, minimum: str) -> CurvatureInputs:
+    """What decides the curvature at a minimum."""
+    config = context.config
+    return CurvatureInputs(
+        context.identity, Path(minimum).name, config.curvature, config.damping, config.seed
+    )
+
+
+def training_lengths(
+    context: TextContext, minimum: str, curvature: KroneckerCurvature, training: StoredGradients
+) -> np.ndarray:
+    """See `squared_lengths`; computed once and kept, since questions need them again."""
+
+    def compute(inputs: CurvatureInputs, execution: Execution) -> np.ndarray:
+        execution.start(PAIRS)
+        return squared_lengths(curvature, training, execution.device)
+
+    return cached(
+        context, "lora lengths", curvature_inputs(context, minimum), compute, save_npy, np.load, ".npy"
+    )
 
 
 def stored_gradients(

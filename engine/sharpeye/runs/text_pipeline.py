@@ -25,6 +25,7 @@ from sharpeye.runs.text_minimum import (
     said,
     stored_gradients,
     trained_parameters,
+    training_lengths,
     validation_minimum,
 )
 from sharpeye.runs.text_result import PairQuality, TextResult
@@ -177,7 +178,17 @@ def compute_minimum(
     if plain in config.methods:
         compute(plain, partial(influence.signed_influence, *inputs), shared)
     if f"{plain}_normalized" in config.methods:
-        compute(f"{plain}_normalized", partial(influence.normalized_influence, *inputs), shared)
+        compute(
+            f"{plain}_normalized",
+            lambda: influence.normalized_influence(
+                curvature,
+                training,
+                validation,
+                training_lengths(context, minimum, curvature, training),
+                device,
+            ),
+            shared,
+        )
     if f"{plain}_tokens" in config.methods:
         samples = [
             stored_gradients(context, minimum, stage, "validation", sample)
@@ -202,7 +213,7 @@ def example_scores(
         if context.config.corrupt
     ]
     context.execution.start(PAIRS)
-    own = influence.self_influence(curvature, training, device)
+    own = training_lengths(context, minimum, curvature, training).sum(1)
     newton = (
         influence.newton_influence(curvature, training, drawn, NEWTON_WEIGHT, device) if drawn else own[:0]
     )

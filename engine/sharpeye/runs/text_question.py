@@ -84,6 +84,7 @@ def answer(workspace: Workspace, review: TextReview, question: Question, advance
         set_parameters,
         stored_gradients,
         trained_parameters,
+        training_lengths,
         validation_minimum,
     )
     from sharpeye.runs.text_stages import gradient_stage, minima_of
@@ -120,9 +121,11 @@ def answer(workspace: Workspace, review: TextReview, question: Question, advance
     table = gradients_of(context.model, encode(context.model, asked(completion))[0])
     given = StoredGradients((table,), context.model.shapes)
     execution.start("pairs")
-    is_plain = review.result.ranked_by in ("fvm", "vm")
-    influence_on = signed_influence if is_plain else normalized_influence
-    influence = influence_on(curvature, training, given, execution.device)
+    if review.result.ranked_by in ("fvm", "vm"):
+        influence = signed_influence(curvature, training, given, execution.device)
+    else:
+        lengths = training_lengths(context, minimum, curvature, training)
+        influence = normalized_influence(curvature, training, given, lengths, execution.device)
     return Answer(completion, before, after, float(table["loss"][0]), tuple(influence[:, 0].tolist()))
 
 

@@ -48,10 +48,27 @@ def signed_influence(
     return dot_products(training, preconditioned(curvature, validation, device))
 
 
+def squared_lengths(
+    curvature: KroneckerCurvature, training: StoredGradients, device: torch.device
+) -> np.ndarray:
+    """g_iᵀ(H_val + λ)⁻¹g_i of each training example i and each of LoRA's L matrices alone, (N, L).
+
+    Their sum is self-influence, g_iᵀ(H_val + λ)⁻¹g_i of all matrices: higher = more suspicious.
+    """
+    result = np.empty((len(training), len(training.shapes)), np.float32)
+    for part, block in training.rows(device):
+        vectors = split(block, training.shapes)
+        solved = curvature.inverse_product(vectors)
+        own = [(vectors[name] * solved[name]).flatten(1).sum(1) for name in training.shapes]
+        result[part] = torch.stack(own, 1).cpu().numpy()
+    return result
+
+
 def normalized_influence(
     curvature: KroneckerCurvature,
     training: StoredGradients,
     validation: StoredGradients,
+    lengths: np.ndarray,
     device: torch.device,
 ) -> np.ndarray:
     """r(i, v), with |r|² = 1/L Σ_l c_l² over the L matrices of LoRA and the sign of Σ_l c_l, (N, V):
@@ -61,21 +78,25 @@ def normalized_influence(
     as H_val is: ½ Σ_l a_l² in place of ½ (Σ_l a_l)². What two matrices say with different signs then adds up,
     and does not cancel. And of both examples only the direction counts: one that the model has not learned
     has a long gradient, and would influence everything.
+
+    Args:
+        curvature: of the validation risk.
+        training: g_i.
+        validation: g_v.
+        lengths: `squared_lengths` of the former.
+        device: where to compute.
     """
     squares = torch.zeros(len(training), len(validation), device=device)
     total = torch.zeros_like(squares)
-    pairs = zip(training.matrices(device), validation.matrices(device), strict=True)
-    for (name, training_rows), (_, validation_rows) in pairs:
-        shape = training.shapes[name]
-        g, v = training_rows.reshape(-1, *shape), validation_rows.reshape(-1, *shape)
-        solved = curvature.inverse_product({name: v})[name]
-        own_g = (g * curvature.inverse_product({name: g})[name]).flatten(1).sum(1)
-        own_v = (v * solved).flatten(1).sum(1)
-        products = g.flatten(1) @ solved.flatten(1).T
-        cosines = products / torch.outer(own_g, own_v).clamp_min(1e-30).sqrt()
+    columns = torch.from_numpy(lengths).to(device).T
+    pairs = zip(columns, training.matrices(device), validation.matrices(device), strict=True)
+    for own, (name, g), (_, v) in pairs:
+        solved = curvature.inverse_product({name: v.reshape(-1, *training.shapes[name])})[name].flatten(1)
+        scale = torch.outer(own, (v * solved).sum(1)).clamp_min(1e-30).sqrt()
+        cosines = g @ solved.T / scale
         squares += cosines.square()
         total += cosines
-    return ((squares / len(training.shapes)).sqrt() * total.sign()).cpu().numpy()
+    return ((squares / len(columns)).sqrt() * total.sign()).cpu().numpy()
 
 
 def token_influence(
@@ -96,13 +117,6 @@ def token_influence(
     for sample in samples:
         total = total + np.square(signed_influence(curvature, training, sample, device))
     return total / (2 * len(samples))  # type: ignore[return-value]
-
-
-def self_influence(
-    curvature: KroneckerCurvature, training: StoredGradients, device: torch.device
-) -> np.ndarray:
-    """g_iᵀ(H_val + λ)⁻¹g_i of each training example, (N,): higher = more suspicious."""
-    return _grams(curvature, [training], device)[:, 0, 0]
 
 
 def newton_influence(

@@ -1,18 +1,15 @@
 """Training LoRA parameters to a minimum of the examples' risk: plain (ERM) or flat (LPF-SGD)."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sharpeye.files import replacing
 from sharpeye.progress import Progress, Report, ignore
 from sharpeye.text.language_models import EncodedExample, LanguageModel, completion_losses, token_batch
+from sharpeye.training.checkpoints import epochs_done, load_optimizer, load_parameters, save_checkpoint
 from sharpeye.training.devices import generator
 from sharpeye.training.optimizers import erm_gradient, lpf_gradient
 from sharpeye.training.trainer import one_cycle
@@ -69,7 +66,10 @@ def train_lora(
         parameter.requires_grad_(True)
     peak = plan.learning_rate * (plan.batch_size / REFERENCE_BATCH) ** 0.5
     optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0)
-    first = _load_checkpoint(checkpoint, model, optimizer) if checkpoint else 0
+    first = epochs_done(checkpoint) if checkpoint else 0
+    if checkpoint and first:
+        load_lora(model, load_parameters(checkpoint, model.device))
+        load_optimizer(checkpoint, optimizer)
     steps = -(-len(encoded) // plan.batch_size)
     total, started, trained = plan.epochs * steps, time.monotonic(), 0
     for epoch in range(first, plan.epochs):
@@ -97,7 +97,8 @@ def train_lora(
             left = (total - at - 1) * plan.batch_size / rate
             report(Progress(stage, done, plan.epochs, "epoch", loss_sum / (step + 1), rate, left))
         if checkpoint:
-            _save_checkpoint(checkpoint, model, optimizer, epoch + 1)
+            lora = {name: layer.weight for name, layer in model.layers.items()}
+            save_checkpoint(checkpoint, lora, optimizer, epoch + 1)
 
 
 def shuffled_batches(encoded: list[EncodedExample], size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -111,32 +112,8 @@ def shuffled_batches(encoded: list[EncodedExample], size: int, seed: int, epoch:
     return [batches[at] for at in torch.randperm(len(batches), generator=draws).tolist()]
 
 
-def load_lora(model: LanguageModel, checkpoint: dict[str, Tensor]) -> None:
-    """Put the LoRA parameters of a checkpoint into a model."""
+def load_lora(model: LanguageModel, parameters: dict[str, Tensor]) -> None:
+    """Put LoRA parameters into a model."""
     with torch.no_grad():
         for name, layer in model.layers.items():
-            layer.weight.copy_(checkpoint[f"model.{name}"])
-
-
-def _save_checkpoint(path: Path, model: LanguageModel, optimizer: torch.optim.Optimizer, epoch: int) -> None:
-    tensors = {f"model.{name}": layer.weight.detach().cpu() for name, layer in model.layers.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"moment.{index}.{name}": value.detach().cpu() for name, value in state.items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"training": json.dumps({"epoch": epoch})})
-
-
-def _load_checkpoint(path: Path, model: LanguageModel, optimizer: torch.optim.Optimizer) -> int:
-    if not path.exists():
-        return 0
-    with safe_open(path, "pt") as file:
-        epoch: int = json.loads(file.metadata()["training"])["epoch"]
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    load_lora(model, tensors)
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("moment."):
-            _, index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return epoch
+            layer.weight.copy_(parameters[name])

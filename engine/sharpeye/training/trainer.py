@@ -2,7 +2,6 @@
 validation minimum."""
 
 import itertools
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
@@ -20,6 +18,7 @@ from sharpeye.data.dataset import Images
 from sharpeye.files import replacing
 from sharpeye.progress import Progress, Report, ignore
 from sharpeye.training.batches import Labels, augment, draw_changes, read_batches, read_labels
+from sharpeye.training.checkpoints import epochs_done, load_optimizer, load_parameters, save_checkpoint
 from sharpeye.training.devices import autocast, generator
 from sharpeye.training.models import Classifier
 from sharpeye.training.optimizers import erm_gradient, lpf_gradient, sam_gradient
@@ -123,7 +122,10 @@ def train(
         momentum=plan.momentum,
         nesterov=plan.momentum > 0,
     )
-    first = _load_checkpoint(checkpoint, model, optimizer, device) if checkpoint else 0
+    first = epochs_done(checkpoint) if checkpoint else 0
+    if checkpoint and first:
+        model.load_state_dict(load_parameters(checkpoint, device))
+        load_optimizer(checkpoint, optimizer)
     parallel = in_parallel(model, share, device)
     if share.rank > 0:
         checkpoint = None
@@ -192,17 +194,8 @@ def train(
                     {key: value.cpu().contiguous() for key, value in model.state_dict().items()}, temporary
                 )
         if checkpoint:
-            _save_checkpoint(checkpoint, model, optimizer, epoch + 1)
+            save_checkpoint(checkpoint, model.state_dict(), optimizer, epoch + 1)
     model.eval()
-
-
-def epochs_done(checkpoint: Path) -> int:
-    """How many epochs a checkpoint holds."""
-    if not checkpoint.exists():
-        return 0
-    with safe_open(checkpoint, "pt") as file:
-        done: int = json.loads(file.metadata()["training"])["epoch"]
-    return done
 
 
 def steps_an_epoch(plan: TrainingPlan, count: int) -> int:
@@ -244,32 +237,3 @@ def rate_at(plan: TrainingPlan, progress: float) -> float:
 def one_cycle(progress: float) -> float:
     """Learning rate factor: linear up over the first fifth of training, linear down to zero after it."""
     return progress / WARMUP_SHARE if progress < WARMUP_SHARE else (1 - progress) / (1 - WARMUP_SHARE)
-
-
-def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
-    tensors = {f"model.{key}": value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        if state.get("momentum_buffer") is not None:
-            tensors[f"momentum.{index}"] = state["momentum_buffer"].detach().cpu().contiguous()
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"training": json.dumps({"epoch": epoch})})
-
-
-def _load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> int:
-    epoch = epochs_done(path)
-    if not epoch:
-        return 0
-    with safe_open(path, "pt", device=str(device)) as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    model.load_state_dict(
-        {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
-    )
-    momentum = {
-        int(key.removeprefix("momentum.")): {"momentum_buffer": t}
-        for key, t in tensors.items()
-        if key.startswith("momentum.")
-    }
-    optimizer.load_state_dict({"state": momentum, "param_groups": optimizer.state_dict()["param_groups"]})
-    return epoch

@@ -16,7 +16,8 @@ from sharpeye.errors import InputError
 from sharpeye.progress import ignore
 from sharpeye.runs.cluster import Cluster, Workers
 from sharpeye.runs.shared_training import train_on_cluster, train_on_node
-from sharpeye.training.trainer import epochs_done, train
+from sharpeye.training.checkpoints import epochs_done
+from sharpeye.training.trainer import train
 from tests.engine.runs import training_driver
 from tests.engine.runs.test_cluster import WAIT, Nodes, nodes
 from tests.engine.runs.training_driver import LABELS, PIXELS, PLAN, float64_network
@@ -44,6 +45,13 @@ def wait_for_epoch(folder: Path, epoch: int) -> None:
     while epochs_done(folder / "checkpoint") < epoch:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def wait_for_readers(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + WAIT
+    while len(readers(folder)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def check(folder: Path, said: str, losses: int) -> None:

@@ -18,9 +18,9 @@ from sharpeye.text.influence import (
     lissa,
     newton_influence,
     normalized_influence,
-    self_influence,
     signed_influence,
     split,
+    squared_lengths,
     token_influence,
     tracin,
 )
@@ -123,17 +123,17 @@ def test_pairs_are_those_of_the_dense_matrix(
     wanted = g @ matrix.float() @ v.T
     found = signed_influence(curvature_in(curvature), training, validation, CPU)
     np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=1e-4 * float(wanted.abs().max()))
-    own = self_influence(curvature_in(curvature), training, CPU)
-    np.testing.assert_allclose(own, (g @ matrix.float() * g).sum(1), rtol=2e-3)
+    lengths = squared_lengths(curvature_in(curvature), training, CPU)
+    np.testing.assert_allclose(lengths.sum(1), (g @ matrix.float() * g).sum(1), rtol=2e-3)
     cosines, first = [], 0
     for out, inside in model.shapes.values():
         part = slice(first, first + out * inside)
         block, a, b = matrix[part, part].float(), g[:, part], v[:, part]
-        lengths = torch.outer((a @ block * a).sum(1), (b @ block * b).sum(1)).sqrt()
-        cosines.append(a @ block @ b.T / lengths)
+        scale = torch.outer((a @ block * a).sum(1), (b @ block * b).sum(1)).sqrt()
+        cosines.append(a @ block @ b.T / scale)
         first = part.stop
     each = torch.stack(cosines)
-    scores = normalized_influence(curvature_in(curvature), training, validation, CPU)
+    scores = normalized_influence(curvature_in(curvature), training, validation, lengths, CPU)
     np.testing.assert_allclose(np.square(scores), each.square().mean(0), rtol=1e-2, atol=1e-3)
     clear = each.sum(0).abs() > 0.1
     assert clear.any()
@@ -147,8 +147,10 @@ def test_normalized_influence_counts_directions_alone(
     g = flat(model, encoded)[0].float()
     longer = g * torch.arange(1, len(g) + 1)[:, None]
     given = curvature_in(curvature)
-    found = normalized_influence(given, stored(model, g), stored(model, g), CPU)
-    scaled = normalized_influence(given, stored(model, longer), stored(model, -g), CPU)
+    plain, scaled_up = stored(model, g), stored(model, longer)
+    found = normalized_influence(given, plain, plain, squared_lengths(given, plain, CPU), CPU)
+    lengths = squared_lengths(given, scaled_up, CPU)
+    scaled = normalized_influence(given, scaled_up, stored(model, -g), lengths, CPU)
     np.testing.assert_allclose(scaled, -found, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(np.diag(found), 1, rtol=1e-3)
     assert np.abs(found).max() < 1 + 1e-3
