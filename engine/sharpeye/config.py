@@ -150,8 +150,8 @@ class RunConfig:
         weights: `random`, `pretrained`, or a state dict file; None: see `resolved`.
         tune: `head`: a linear head on frozen features, cross-fitted; `all`: the whole network. None: see
             `resolved`.
-        pretrain: pre-train the whole network on the given labels first; None: unless it has weights of the
-            user's own.
+        pretrain: where there is a clean split, pre-train the whole network on the given labels first; None:
+            unless it has weights of the user's own.
         optimizer: how the validation minimum is reached: `erm`, `sam` or `lpf-sgd`.
         parameters: what the influence is taken over: `head`, `last-block` or `all`.
         curvature: `dense`, `diagonal`, `kfac` or `ekfac`.
@@ -273,6 +273,13 @@ class RunConfig:
         tune = self.tune or ("head" if weights == "pretrained" else "all")
         methods = self.methods or DEFAULT_METHODS
         return replace(self, model=model, weights=weights, tune=tune, methods=methods)
+
+    def on_frozen_features(self) -> "RunConfig":
+        """A resolved configuration with heads on the features of a frozen network in the place of a whole
+        network: of the same kind where its weights are published, else of PHOTOGRAPHS, at its own size."""
+        model = self.model if self.weights == "pretrained" else PHOTOGRAPHS
+        data = replace(self.data, image_size=None)
+        return replace(self, model=model, weights="pretrained", tune="head", data=data)
 
     @property
     def on_features(self) -> bool:

@@ -87,11 +87,6 @@ def fitted(config: RunConfig, training: Source, natural: int) -> RunConfig:
     if lacking:
         config = replace(config, data=replace(config.data, validation=NoValidation()))
     if not config.on_features:
-        if isinstance(config.data.validation, NoValidation) and not config.pretrains:
-            raise InputError(
-                "--validation none needs networks that are trained on the given labels: leave --no-pretrain "
-                "out, and add --pretrain to weights of your own"
-            )
         return config
     if not is_pretrained_backbone(config.model) or config.weights == "random":
         raise InputError(

@@ -203,7 +203,9 @@ def judge(
         scoring = evaluate_folds(context, kind, training, validation)
         return Judged(scoring, ())
     if isinstance(config.data.validation, NoValidation):
-        scoring, network = evaluate_network_folds(context, kind, training)
+        scoring, network = evaluate_network_folds(
+            context, kind, training, on_frozen_features(context, training)
+        )
         return Judged(scoring, (network,))
     networks = validation_minima(context, "erm" if kind == "erm" else config.optimizer, training, validation)
     evaluation = evaluate_minima(context, kind, networks, training, validation)
@@ -213,6 +215,20 @@ def judge(
     if len(networks) > 1:
         scoring = replace(scoring, reliance=REFINED_RELIANCE, temperature=1.0)
     return Judged(scoring, tuple(networks))
+
+
+def on_frozen_features(context: RunContext, training: LabeledImages) -> LabeledImages:
+    """The training set with features, under the frozen network whose heads say what is believed of its
+    labels, in the place of pixels.
+
+    Raises:
+        InputError: they cannot be had, or the images changed since they were read.
+    """
+    inside = replace(context, config=context.config.on_frozen_features())
+    again, _ = read_splits(inside, open_sources(context.config.data))
+    if again.ids.tolist() != training.ids.tolist():
+        raise InputError(f"{context.config.data.train} changed while it was read: submit this run again")
+    return replace(training, images=again.images)
 
 
 def stages_only(stages: tuple[str, ...], report: Report) -> Report:

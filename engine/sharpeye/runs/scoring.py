@@ -76,9 +76,10 @@ def evaluate_minima(
     minima: list[Minimum],
     training: LabeledImages,
     validation: LabeledImages,
+    classes: np.ndarray | None = None,
 ) -> Evaluation:
-    """The weighted mean over minima of the training set's evaluation, on the candidate classes of the
-    first one."""
+    """The weighted mean over minima of the training set's evaluation, on these candidate classes, (N, k), or
+    on those of the first one."""
     config = context.config
     inputs = [
         CurvatureInputs(minimum, config.curvature, config.parameters, config.damping, config.seed, validation)
@@ -87,12 +88,12 @@ def evaluate_minima(
     fitted = [_curvature_at(context, kind, one) for one in inputs]
     parts: list[Evaluation] = []
     for one, curvature in zip(inputs, fitted, strict=True):
-        classes = parts[0].classes if parts else None
+        chosen = parts[0].classes if parts else classes
         parts.append(
             _evaluation_at(
                 context,
                 kind,
-                EvaluationInputs(one, training, config.candidates, config.mirror, classes),
+                EvaluationInputs(one, training, config.candidates, config.mirror, chosen),
                 curvature,
             )
         )

@@ -46,8 +46,8 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
 
     `Progress.stage` is always one of them.
     """
-    stages = [DECODE]
-    if config.on_features:
+    stages, has_split = [DECODE], not isinstance(config.data.validation, NoValidation)
+    if config.on_features or not has_split:
         stages.append(EMBED)
     for kind in minima_of(config):
         optimizer = "erm" if kind == "erm" else config.optimizer
@@ -55,22 +55,19 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
             stages += [HEADS] if optimizer == "erm" else [HEADS, minimum_stage(optimizer)]
             stages += [curvature_stage(kind), score_stage(kind)]
             continue
-        if config.pretrains:
-            stages.append(PRETRAIN)
-        if isinstance(config.data.validation, NoValidation):
-            stages.append(BELIEFS)
-            stages += (
-                [REFINE, final_minimum_stage(optimizer)] if config.refines else [minimum_stage(optimizer)]
-            )
+        if not has_split:
+            stages += [BELIEFS, REFINE, final_minimum_stage(optimizer)]
             stages += [curvature_stage(kind), score_stage(kind)]
             continue
+        if config.pretrains:
+            stages.append(PRETRAIN)
         stages.append(minimum_stage(optimizer))
         if config.refines:
             stages += [minimum_stage(config.optimizer), BELIEFS, REFINE, final_minimum_stage(optimizer)]
         stages += [curvature_stage(kind), score_stage(kind)]
     stages += [score_stage(name) for name in config.methods if isinstance(METHODS[name], TrajectoryMethod)]
     stages += [NEIGHBOURS, MAP]
-    if config.figures and not isinstance(config.data.validation, NoValidation):
+    if config.figures and has_split:
         # The figures follow a network through training; a head on features has but one minimum.
         stages += [CANARIES] if config.on_features else [CANARIES, FIGURES]
     return tuple(dict.fromkeys(stages))

@@ -6,13 +6,13 @@ from sharpeye.training.trainer import TrainingPlan
 
 # Epochs of each stage, for sets large enough that an epoch is many steps.
 EPOCHS = {
-    "fast": {"pretrain": 5, "minimum": 8},
+    "fast": {"pretrain": 5, "minimum": 8, "refine": 5, "final minimum": 8},
     "standard": {"pretrain": 12, "minimum": 10, "refine": 16, "final minimum": 8},
     "thorough": {"pretrain": 30, "minimum": 30, "refine": 40, "final minimum": 30},
 }
 # Small sets need more epochs to make as many steps.
 STEPS = {
-    "fast": {"pretrain": 120, "minimum": 60},
+    "fast": {"pretrain": 120, "minimum": 60, "refine": 120, "final minimum": 60},
     "standard": {"pretrain": 240, "minimum": 120, "refine": 240, "final minimum": 60},
     "thorough": {"pretrain": 800, "minimum": 300, "refine": 800, "final minimum": 300},
 }
@@ -69,17 +69,15 @@ def images_trained(budget: str, training: int, validation: int) -> int:
         training: how many images are judged.
         validation: how many are trusted; without any, networks are cross-fitted.
     """
-    folds, learned, trusted = 1, training, validation
+    folds, counts = 1, {"pretrain": training, "minimum": validation}
     if validation == 0:
-        folds, learned = NETWORK_FOLDS, training - training // NETWORK_FOLDS
-        trusted = learned // 2
-    counts = {"pretrain": learned, "refine": learned + validation, "final minimum": trusted}
-    if validation or "refine" not in EPOCHS[budget]:
-        counts["minimum"] = trusted
+        learned = training - training // NETWORK_FOLDS
+        folds, counts = NETWORK_FOLDS, {"refine": learned, "final minimum": learned // 2}
+    elif budget != "fast":
+        counts |= {"refine": training + validation, "final minimum": validation}
     return folds * sum(
         count * plan_of(budget, stage, count, mirrored=True, pretrained=False).epochs
         for stage, count in counts.items()
-        if stage in EPOCHS[budget]
     )
 
 

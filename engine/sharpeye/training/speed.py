@@ -50,11 +50,16 @@ def estimate_runs(
     kept = 16 * min(classes, 20) + 4 * 1024
     memory = peak_memory_mb() + MAP_MEMORY_MB + 2 * training * kept / 2**20
     disk = training * kept / 2**20 + 100
+    first = RunEstimate(MAP_SECONDS, 0, 0)
+    if validation == 0:
+        # Heads come first, and the map.
+        first = _head_estimate(config.on_frozen_features(), classes, training, 0, device)
     estimates = {}
     for budget in BUDGETS:
         trained = images_trained(budget, training, validation)
-        seconds = trained / speed + training * 0.6 / speed + MAP_SECONDS
-        estimates[budget] = RunEstimate(round(seconds), round(memory), round(disk))
+        seconds = first.seconds + trained / speed + training * 0.6 / speed
+        most = max(memory, first.memory_mb)
+        estimates[budget] = RunEstimate(round(seconds), round(most), round(disk + first.disk_mb))
     return estimates
 
 

@@ -66,7 +66,7 @@ def test_stages_in_their_order(options: RunOptions, expected: tuple[str, ...]) -
 @pytest.mark.parametrize(
     "options",
     [
-        RunOptions(methods=("fvm", "vm", "tracin_self"), budget="fast", figures=True),
+        RunOptions(methods=("fvm", "tracin_self"), budget="fast", figures=True),
         RunOptions(methods=("val_loss", "vm"), budget="standard"),
     ],
 )
