@@ -9,6 +9,7 @@ Prints a table and writes .benchmarks/cluster_kills.json.
 import os
 import random
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,30 +41,18 @@ def test_kills_on_a_cluster(config: RunConfig, undisturbed: Undisturbed, tmp_pat
 
     def shards_again(folder: Path, at: int, kill: Callable[[], None] | None) -> int:
         """Kill when some shards are there, None stands for the driver; how many were computed twice."""
-        running = shards.driver(nodes, folder)
-        shards.wait_for(folder, at)
-        if kill is None:
-            running.kill()
-            running.communicate()
-            running = shards.driver(nodes, folder)
-        else:
-            kill()
-        shards.check(folder, running.communicate(timeout=shards.WAIT)[0], 1)
+        said = after_a_loss(lambda: shards.driver(nodes, folder), lambda: shards.wait_for(folder, at), kill)
+        shards.check(folder, said, 1)
         return len(shards.computed(folder)) - shards.ROWS // 64
 
     def shares_again(folder: Path, at: int, kill: Callable[[], None] | None) -> int:
         """Kill when some shares of batches were read; how many more than without a loss."""
         # On a cluster that lives on, Ray keeps what a dead driver had reserved for three minutes more.
         address = "local" if kill is None else nodes.address
-        running = training.driver(address, folder)
-        training.wait_for_readers(folder, at)
-        if kill is None:
-            running.kill()
-            running.communicate()
-            running = training.driver(address, folder)
-        else:
-            kill()
-        training.check(folder, running.communicate(timeout=shards.WAIT)[0], 1)
+        said = after_a_loss(
+            lambda: training.driver(address, folder), lambda: training.wait_for_readers(folder, at), kill
+        )
+        training.check(folder, said, 1)
         whole = training.PLAN.epochs * training.EPOCH // (2 if kill is None else 1)
         return max(0, len(training.readers(folder)) - whole)
 
@@ -98,3 +87,18 @@ def test_kills_on_a_cluster(config: RunConfig, undisturbed: Undisturbed, tmp_pat
         [dict(zip(("killed", "while", "times", "after"), row, strict=True)) for row in rows],
         table,
     )
+
+
+def after_a_loss(
+    start: Callable[[], "subprocess.Popen[str]"], ready: Callable[[], None], kill: Callable[[], None] | None
+) -> str:
+    """What a driver says that loses something when it is ready; the second one, where it is killed itself."""
+    running = start()
+    ready()
+    if kill is None:
+        running.kill()
+        running.communicate()
+        running = start()
+    else:
+        kill()
+    return running.communicate(timeout=shards.WAIT)[0]
