@@ -27,8 +27,6 @@ from sharpeye.training.models import small_network
 from tests.engine.runs import cluster_driver
 
 pytest.importorskip("ray")
-# Clusters beside one another on one machine would share its ports.
-pytestmark = pytest.mark.xdist_group("ray")
 
 ROWS = 16 * 64
 WAIT = 120.0

@@ -23,7 +23,6 @@ from tests.engine.runs.test_cluster import WAIT, Nodes, nodes
 from tests.engine.runs.training_driver import LABELS, PIXELS, PLAN, float64_network
 
 pytest.importorskip("ray.train")
-pytestmark = pytest.mark.xdist_group("ray")
 __all__ = ["nodes"]
 
 # Shares of batches that two processes read in an epoch.
