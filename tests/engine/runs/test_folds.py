@@ -69,7 +69,9 @@ def test_what_is_left_open_is_decided_by_the_images(
     assert stages_of(config)[:3] == ("decode", "embed", "heads")
     tuned = fit(photographs, tune="all")
     assert (tuned.model, tuned.tune, tuned.data.validation) == (PHOTOGRAPHS, "all", NoValidation())
-    assert stages_of(tuned)[1:4] == ("pretrain", "beliefs", "refine")
+    assert stages_of(tuned)[1:4] == ("embed", "beliefs", "refine")
+    frozen = replace(tuned, weights="own.pt").on_frozen_features()
+    assert (frozen.model, frozen.weights, frozen.tune) == (PHOTOGRAPHS, "pretrained", "head")
     icons = make_folder("icons", 2)
     assert fit(icons).model == PHOTOGRAPHS
     checked = RunConfig.of(str(icons), validation="share:0.5")
@@ -80,7 +82,6 @@ def test_what_is_left_open_is_decided_by_the_images(
         ({"parameters": "all"}, "--parameters all needs --tune all"),
         ({"methods": ("lissa",)}, "lissa follows a whole network"),
         ({"methods": ("lissa",), "tune": "all"}, "lissa needs a clean validation split"),
-        ({"tune": "all", "pretrain": False}, "networks that are trained on the given labels"),
         ({"model": "lenet"}, "--model lenet: unknown"),
     ):
         with pytest.raises(InputError, match=message):
