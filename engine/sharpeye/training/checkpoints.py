@@ -20,8 +20,7 @@ def save_checkpoint(
     """Write a model's parameters and buffers by name, the optimizer's state, and how many epochs are done."""
     tensors = {MODEL + name: value for name, value in parameters.items()}
     for index, state in optimizer.state_dict()["state"].items():
-        kept = {f"{STATE}{index}.{name}": value for name, value in state.items() if value is not None}
-        tensors |= kept
+        tensors |= {f"{STATE}{index}.{name}": value for name, value in state.items() if value is not None}
     held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as temporary:
         save_file(held, temporary, metadata={"training": json.dumps({"epoch": epoch})})
