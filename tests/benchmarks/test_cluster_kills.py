@@ -22,7 +22,7 @@ from tests.benchmarks.conftest import Undisturbed
 from tests.benchmarks.reporting import publish
 from tests.engine.runs import test_cluster as shards
 from tests.engine.runs import test_shared_training as training
-from tests.engine.runs.watching import kill_and_resume
+from tests.engine.runs.watching import kill_and_resume, wait_until
 
 pytestmark = pytest.mark.benchmark
 POINTS = 3
@@ -41,7 +41,9 @@ def test_kills_on_a_cluster(config: RunConfig, undisturbed: Undisturbed, tmp_pat
 
     def shards_again(folder: Path, at: int, kill: Callable[[], None] | None) -> int:
         """Kill when some shards are there, None stands for the driver; how many were computed twice."""
-        said = after_a_loss(lambda: shards.driver(nodes, folder), lambda: shards.wait_for(folder, at), kill)
+        said = after_a_loss(
+            lambda: shards.driver(nodes, folder), lambda: len(shards.computed(folder)) >= at, kill
+        )
         shards.check(folder, said, 1)
         return len(shards.computed(folder)) - shards.ROWS // 64
 
@@ -50,7 +52,7 @@ def test_kills_on_a_cluster(config: RunConfig, undisturbed: Undisturbed, tmp_pat
         # On a cluster that lives on, Ray keeps what a dead driver had reserved for three minutes more.
         address = "local" if kill is None else nodes.address
         said = after_a_loss(
-            lambda: training.driver(address, folder), lambda: training.wait_for_readers(folder, at), kill
+            lambda: training.driver(address, folder), lambda: len(training.readers(folder)) >= at, kill
         )
         training.check(folder, said, 1)
         whole = training.PLAN.epochs * training.EPOCH // (2 if kill is None else 1)
@@ -90,11 +92,11 @@ def test_kills_on_a_cluster(config: RunConfig, undisturbed: Undisturbed, tmp_pat
 
 
 def after_a_loss(
-    start: Callable[[], "subprocess.Popen[str]"], ready: Callable[[], None], kill: Callable[[], None] | None
+    start: Callable[[], "subprocess.Popen[str]"], ready: Callable[[], bool], kill: Callable[[], None] | None
 ) -> str:
     """What a driver says that loses something when it is ready; the second one, where it is killed itself."""
     running = start()
-    ready()
+    wait_until(ready, shards.WAIT)
     if kill is None:
         running.kill()
         running.communicate()

@@ -205,7 +205,8 @@ def main() -> None:
 @click.option(
     "--pretrain/--no-pretrain",
     default=None,
-    help="Pre-train the whole network on the given labels.  [default: unless --weights is a file]",
+    help="Where there is a clean split, pre-train the whole network on the given labels.  "
+    "[default: unless --weights is a file]",
 )
 @click.option(
     "--optimizer",

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from sharpeye.runs.embedding import node_paths
 from sharpeye.runs.scoring import Scoring
 from sharpeye.training.models import small_network
 from tests.engine.runs import cluster_driver
+from tests.engine.runs.watching import wait_until
 
 pytest.importorskip("ray")
 
@@ -74,13 +74,6 @@ def computed(folder: Path) -> list[tuple[int, int]]:
     return [(int(first), int(process)) for first, process in map(str.split, lines)]
 
 
-def wait_for(folder: Path, count: int) -> None:
-    deadline = time.monotonic() + WAIT
-    while len(computed(folder)) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def check(folder: Path, said: str, losses: int) -> None:
     """All is there, and nothing was computed twice but what two workers had in hand, and what was on its way,
     each time that something was lost."""
@@ -93,9 +86,9 @@ def check(folder: Path, said: str, losses: int) -> None:
 
 def test_a_killed_worker_and_a_lost_node_cost_what_they_had_in_hand(nodes: Nodes, tmp_path: Path) -> None:
     running = driver(nodes, tmp_path)
-    wait_for(tmp_path, 3)
+    wait_until(lambda: len(computed(tmp_path)) >= 3)
     os.kill(computed(tmp_path)[-1][1], signal.SIGKILL)
-    wait_for(tmp_path, 7)
+    wait_until(lambda: len(computed(tmp_path)) >= 7)
     nodes.lose_second()
     said, _ = running.communicate(timeout=WAIT)
     check(tmp_path, said, 2)
@@ -103,7 +96,7 @@ def test_a_killed_worker_and_a_lost_node_cost_what_they_had_in_hand(nodes: Nodes
 
 def test_a_killed_driver_goes_on_where_it_was(nodes: Nodes, tmp_path: Path) -> None:
     running = driver(nodes, tmp_path)
-    wait_for(tmp_path, 6)
+    wait_until(lambda: len(computed(tmp_path)) >= 6)
     running.kill()
     running.communicate()
     said, _ = driver(nodes, tmp_path).communicate(timeout=WAIT)

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from sharpeye.training.trainer import train
 from tests.engine.runs import training_driver
 from tests.engine.runs.test_cluster import WAIT, Nodes, nodes
 from tests.engine.runs.training_driver import LABELS, PIXELS, PLAN, float64_network
+from tests.engine.runs.watching import wait_until
 
 pytest.importorskip("ray.train")
 __all__ = ["nodes"]
@@ -40,24 +40,14 @@ def readers(folder: Path) -> list[int]:
     return [int(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def wait_for_epoch(folder: Path, epoch: int) -> None:
-    deadline = time.monotonic() + WAIT
-    while epochs_done(folder / "checkpoint") < epoch:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def wait_for_readers(folder: Path, count: int) -> None:
-    deadline = time.monotonic() + WAIT
-    while len(readers(folder)) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def epochs(folder: Path) -> int:
+    return epochs_done(folder / "checkpoint")
 
 
 def check(folder: Path, said: str, losses: int) -> None:
     """The network is that of one machine but for rounding, and what a loss costs is an epoch, and what was
     read ahead."""
-    assert epochs_done(folder / "checkpoint") == PLAN.epochs, said
+    assert epochs(folder) == PLAN.epochs, said
     (folder / "alone").mkdir()
     alone = folder / "alone" / "checkpoint"
     train(float64_network(), PIXELS, LABELS, PLAN, seed=1, device=torch.device("cpu"), checkpoint=alone)
@@ -77,9 +67,9 @@ def test_two_nodes_train_the_network_of_one(nodes: Nodes, tmp_path: Path) -> Non
 
 def test_a_killed_process_and_a_lost_node_cost_an_epoch_each(nodes: Nodes, tmp_path: Path) -> None:
     running = driver(nodes.address, tmp_path)
-    wait_for_epoch(tmp_path, 1)
+    wait_until(lambda: epochs(tmp_path) >= 1)
     os.kill(readers(tmp_path)[-1], signal.SIGKILL)
-    wait_for_epoch(tmp_path, 2)
+    wait_until(lambda: epochs(tmp_path) >= 2)
     nodes.lose_second()
     said, _ = running.communicate(timeout=WAIT)
     check(tmp_path, said, 2)
@@ -88,7 +78,7 @@ def test_a_killed_process_and_a_lost_node_cost_an_epoch_each(nodes: Nodes, tmp_p
 def test_a_killed_driver_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
     # On a cluster that lives on, Ray keeps what the dead one had reserved for three minutes more.
     running = driver("local", tmp_path)
-    wait_for_epoch(tmp_path, 2)
+    wait_until(lambda: epochs(tmp_path) >= 2)
     running.kill()
     running.communicate()
     said, _ = driver("local", tmp_path).communicate(timeout=WAIT)

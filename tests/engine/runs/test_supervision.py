@@ -1,6 +1,5 @@
 """Whole runs under the supervisor: killed, canceled, queued, on a full disk."""
 
-import json
 import os
 import signal
 import subprocess
@@ -18,7 +17,15 @@ from sharpeye.errors import is_disk_full
 from sharpeye.runs import store
 from sharpeye.runs.worker import sentence
 from sharpeye.runs.workspace import Workspace, open_workspace
-from tests.engine.runs.watching import finished, kill_all, kill_and_resume, store_row, submit, wait_for
+from tests.engine.runs.watching import (
+    finished,
+    kill_all,
+    kill_and_resume,
+    stages_reported,
+    store_row,
+    submit,
+    wait_for,
+)
 
 
 @pytest.fixture
@@ -62,8 +69,9 @@ def test_queue_cancel_and_status(workspace: Workspace, config: RunConfig) -> Non
         assert store.get_run(connection, first).state == "canceled"
     assert (row.started or 0) >= (store_row(workspace, first).finished or 0) - 0.1
     assert finished(workspace, second)["rank"].max() == 60
-    lines = [json.loads(line) for line in workspace.run(second).events.read_text().splitlines()]
-    assert {"pretrain", "curvature (flat)", "score (flat)"} <= {line.get("stage") for line in lines}
+    assert {"pretrain", "curvature (flat)", "score (flat)"} <= set(
+        stages_reported(workspace.run(second).events)
+    )
 
 
 def test_a_changed_dataset_is_noticed(workspace: Workspace, config: RunConfig) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,13 @@ from sharpeye.runs.decisions import Decision, current_decisions, decide
 from sharpeye.runs.submission import submit_run
 from sharpeye.runs.supervisor import ensure_supervisor
 from sharpeye.runs.workspace import Workspace, open_workspace
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def wait_for(workspace: Workspace, run: str, states: tuple[str, ...], seconds: float = 240) -> store.RunRow:
@@ -39,6 +47,12 @@ def finished(workspace: Workspace, run: str) -> pd.DataFrame:
     row = wait_for(workspace, run, store.FINISHED)
     assert row.state == "done", row.message
     return pd.read_parquet(workspace.run(run).scores)
+
+
+def stages_reported(events: Path) -> tuple[str, ...]:
+    """The stages of a run's log of progress, in the order in which they began."""
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    return tuple(dict.fromkeys(line["stage"] for line in lines if "stage" in line))
 
 
 def processes_of(workspace: Workspace) -> list[psutil.Process]:
