@@ -27,8 +27,6 @@ CERTAINTY = 1.96
 # Share of the images about which a predictor may be sure and wrong. With as few wrong labels as that, labels
 # and predictions look the same, so the interval begins so much lower.
 GROSS_MISTAKES = 0.005
-# The same of one class, about one other that looks like it. Chosen on the demo.
-GROSS_MISTAKES_OF_PAIR = 0.025
 INITIAL_DIAGONAL = 0.7
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-6
@@ -238,28 +236,26 @@ def _likeliest_transition(counts: np.ndarray) -> np.ndarray:
 def _transition(counts: np.ndarray) -> np.ndarray:
     """T from how many images are believed to have each true (row) and given label, by empirical Bayes.
 
-    Pairs of classes that are confused much more often than the others stand apart. Such a pair keeps its own
-    rate, counts/n_t, if the predictor's mistakes cannot explain it (GROSS_MISTAKES_OF_PAIR), and else has the
-    mean rate μ of the others. Rates T[t, y] of the others come from a gamma distribution of mean μ and shape
-    a: (counts + a) / (n_t + a/μ), with a from how much more the counts vary than Poisson numbers would. With
-    a rate of its own for each of C(C − 1) pairs, none of which can be negative, EM finds wrong labels where
-    none are.
+    Pairs of classes that are confused much more often than the others keep their own rate, counts/n_t. Rates
+    T[t, y] of the others come from a gamma distribution of mean μ and shape a: (counts + a) / (n_t + a/μ),
+    with μ their mean rate, and a from how much more the counts vary than Poisson numbers would. With a rate
+    of its own for each of C(C − 1) pairs, none of which can be negative, EM finds wrong labels where none
+    are.
     """
     size = len(counts)
     off = ~np.eye(size, dtype=bool)
     errors, sizes = counts[off], np.broadcast_to(counts.sum(1, keepdims=True), counts.shape)[off]
-    apart = np.zeros(len(errors), dtype=bool)
+    own = np.zeros(len(errors), dtype=bool)
     for _ in range(OWN_RATE_ROUNDS):
-        mean = errors[~apart].sum() / max(sizes[~apart].sum(), SMALLEST)
+        mean = errors[~own].sum() / max(sizes[~own].sum(), SMALLEST)
         expected = sizes * mean
-        far = expected + OWN_RATE_DEVIATIONS * np.sqrt(np.maximum(expected, 1))
-        apart = (errors > OWN_RATE * expected) & (errors > far)
-    excess = ((errors - expected) ** 2 - expected)[~apart].sum() / max((sizes[~apart] ** 2).sum(), SMALLEST)
+        far = OWN_RATE_DEVIATIONS * np.sqrt(np.maximum(expected, 1))
+        own = (errors > OWN_RATE * expected) & (errors > expected + far)
+    excess = ((errors - expected) ** 2 - expected)[~own].sum() / max((sizes[~own] ** 2).sum(), SMALLEST)
     rates = np.full_like(errors, mean)
     if excess > 0 and mean > 0:
         shape = mean**2 / excess
-        rates[~apart] = ((errors + shape) / (sizes + shape / mean))[~apart]
-    own = apart & (errors > far + GROSS_MISTAKES_OF_PAIR * sizes)
+        rates = (errors + shape) / (sizes + shape / mean)
     rates[own] = errors[own] / sizes[own]
     transition = np.zeros_like(counts)
     transition[off] = np.maximum(rates, SMALLEST_ERROR)

@@ -192,17 +192,6 @@ def test_a_pair_of_classes_keeps_its_own_rate() -> None:
     assert np.sort(off)[-2] < 0.03
 
 
-def test_gross_mistakes_about_a_pair_give_it_no_rate_of_its_own() -> None:
-    p, true = calibrated(EVEN, np.random.default_rng(0), 6000)
-    mistaken = np.flatnonzero(true == 3)[:8]
-    p[mistaken] = 1e-4
-    p[mistaken, 5] = 1 - 9e-4
-    labels = flip_labels(true, 0.99 * np.eye(10) + 0.001, seed=1)
-    transition = posterior_of(p, labels, EVEN).transition
-    # Where the true label is 5 and the given one 3, as these images seem to have.
-    assert transition[5, 3] == pytest.approx(np.median(transition[~np.eye(10, dtype=bool)]), rel=0.5)
-
-
 def test_the_interval_reaches_up_where_people_err_as_the_network_does() -> None:
     """A part of the labels is drawn from the very doubts of the network.
 
