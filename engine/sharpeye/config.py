@@ -21,7 +21,7 @@ from sharpeye.specs import (
 
 # Changes when the same configuration computes, or keeps, something else. It is a part of what identifies runs
 # and artifacts.
-VERSION = 12
+VERSION = 13
 BUDGETS = ("fast", "standard", "thorough")
 OPTIMIZERS = ("lpf-sgd", "sam", "erm")
 PARAMETERS = ("head", "last-block", "all")

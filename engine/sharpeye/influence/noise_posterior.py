@@ -36,10 +36,6 @@ TEMPERATURE_ITERATIONS = 50
 # Of the logarithm of the temperature.
 CURVATURE_STEP = 0.1
 LARGEST_DOUBT = 0.5
-# As a multiple of the mean rate of the others, and in standard deviations of a Poisson number.
-OWN_RATE = 10.0
-OWN_RATE_DEVIATIONS = 4.0
-OWN_RATE_ROUNDS = 3
 SMOOTHING = 1e-3
 # Of a cell of T.
 SMALLEST_ERROR = 1e-9
@@ -236,27 +232,20 @@ def _likeliest_transition(counts: np.ndarray) -> np.ndarray:
 def _transition(counts: np.ndarray) -> np.ndarray:
     """T from how many images are believed to have each true (row) and given label, by empirical Bayes.
 
-    Pairs of classes that are confused much more often than the others keep their own rate, counts/n_t. Rates
-    T[t, y] of the others come from a gamma distribution of mean μ and shape a: (counts + a) / (n_t + a/μ),
-    with μ their mean rate, and a from how much more the counts vary than Poisson numbers would. With a rate
-    of its own for each of C(C − 1) pairs, none of which can be negative, EM finds wrong labels where none
-    are.
+    Rates T[t, y] of pairs of classes come from a gamma distribution of mean μ and shape a: (counts + a) /
+    (n_t + a/μ), with μ their mean rate, and a from how much more the counts vary than Poisson numbers would.
+    With a rate of its own for each of C(C − 1) pairs, none of which can be negative, EM finds wrong labels
+    where none are.
     """
-    size = len(counts)
-    off = ~np.eye(size, dtype=bool)
+    off = ~np.eye(len(counts), dtype=bool)
     errors, sizes = counts[off], np.broadcast_to(counts.sum(1, keepdims=True), counts.shape)[off]
-    own = np.zeros(len(errors), dtype=bool)
-    for _ in range(OWN_RATE_ROUNDS):
-        mean = errors[~own].sum() / max(sizes[~own].sum(), SMALLEST)
-        expected = sizes * mean
-        far = OWN_RATE_DEVIATIONS * np.sqrt(np.maximum(expected, 1))
-        own = (errors > OWN_RATE * expected) & (errors > expected + far)
-    excess = ((errors - expected) ** 2 - expected)[~own].sum() / max((sizes[~own] ** 2).sum(), SMALLEST)
+    mean = errors.sum() / max(sizes.sum(), SMALLEST)
+    expected = sizes * mean
+    excess = ((errors - expected) ** 2 - expected).sum() / max((sizes**2).sum(), SMALLEST)
     rates = np.full_like(errors, mean)
     if excess > 0 and mean > 0:
         shape = mean**2 / excess
         rates = (errors + shape) / (sizes + shape / mean)
-    rates[own] = errors[own] / sizes[own]
     transition = np.zeros_like(counts)
     transition[off] = np.maximum(rates, SMALLEST_ERROR)
     np.fill_diagonal(transition, np.maximum(1 - transition.sum(1), SMALLEST_ERROR))
