@@ -96,7 +96,7 @@ def after_a_loss(
 ) -> str:
     """What a driver says that loses something when it is ready; the second one, where it is killed itself."""
     running = start()
-    wait_until(ready, shards.WAIT)
+    wait_until(ready)
     if kill is None:
         running.kill()
         running.communicate()

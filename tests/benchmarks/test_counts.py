@@ -8,8 +8,8 @@ has it that was trained on an even validation split. Prints means over seeds: th
 interval and how often that holds the truth, the calibration error of suggestions, and detection AUC. Beside
 it two plain counts: images whose most probable class is not the given one, and confident learning
 (cleanlab). Writes .benchmarks/counts.json. The rule for T (`_transition`) was chosen on eight seeds of 3,000
-images of the kinds `symmetric`, `one pair` and `one class`, and its constants there and on one seed of
-photographs.
+images of the kinds `symmetric`, `one pair` and `one class`, and on the cells of `test_grid.py` and
+Caltech-101.
 """
 
 from collections.abc import Callable

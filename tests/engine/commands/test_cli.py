@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from click.testing import CliRunner, Result
 
 from sharpeye.commands.cli import main
 from sharpeye.config import RunConfig, RunOptions
+from sharpeye.data.load import open_sources
 from sharpeye.runs.stages import stages_of
+from sharpeye.runs.submission import identify
 from sharpeye.runs.workspace import RunFolder
 from sharpeye.specs import DemoSource, FileSource, OwnSplit, TrustedShare, parse_source, parse_validation
 from tests.engine.data.test_images import png_header
@@ -149,6 +152,9 @@ def test_same_seed_same_scores_and_a_finished_run_is_not_computed_again(
     assert result_of(again) == first
     assert "pretrain" not in again.stderr
     assert Path(first["scores"]).stat().st_mtime_ns == written
+    config = RunConfig.from_json(RunFolder(Path(first["scores"]).parent).config.read_text())
+    runs = [identify(replace(config, seed=seed), open_sources(config.data))[0] for seed in (0, 1)]
+    assert runs[0] == first["run"] != runs[1]
 
 
 def test_true_labels_measure_and_do_not_change_scores(folders: tuple[Path, Path], tmp_path: Path) -> None:

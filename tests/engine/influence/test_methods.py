@@ -183,7 +183,7 @@ def test_the_deviation_of_the_count_is_that_over_many_draws(shares: np.ndarray, 
     assert 0.6 < np.std(standard) < 1.5
 
 
-def test_a_pair_of_classes_keeps_its_own_rate() -> None:
+def test_a_confused_pair_of_classes_stands_out() -> None:
     p, true = calibrated(EVEN, np.random.default_rng(0), 6000)
     labels = np.where((true == 3) & (np.random.default_rng(1).random(6000) < 0.4), 5, true)
     transition = posterior_of(p, labels, EVEN).transition

@@ -19,8 +19,9 @@ from sharpeye.runs.supervisor import ensure_supervisor
 from sharpeye.runs.workspace import Workspace, open_workspace
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for two minutes at most."""
+    deadline = time.monotonic() + 120
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
